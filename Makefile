@@ -55,7 +55,7 @@ train-embedded: $(STAMP) ## train the embedded model anew (TRAIN_ARGS="--max-ste
 
 venv: $(STAMP) ## make .venv and install everything into it
 
-$(STAMP): setup.py setup.cfg requirements.txt constraints.txt
+$(STAMP): pyproject.toml setup.py setup.cfg requirements.txt constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) was not found; install Python >= 3.10 or name one: make PYTHON=/path/to/python3" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "error: $(PYTHON) is $$($(PYTHON) -V 2>&1), but Python >= 3.10 is needed; name another: make PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "error: $(PYTHON) has no venv module; on Debian and Ubuntu: sudo apt install python3-venv" >&2; exit 1; }
