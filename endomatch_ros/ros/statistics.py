@@ -1,0 +1,101 @@
+"""What the node counts about itself, and the ``/diagnostics`` message made of it."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+_WINDOW_S = 5.0  # the input rate looks back this far
+_LATENCIES = 300  # the percentiles look back this many answers
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Counters at one moment; times in seconds, latencies in milliseconds.
+
+    Attributes:
+        received, answered: frames that arrived, pairs that were published, since the start.
+        rate: input rate in Hz over the last seconds.
+        age: seconds since the last frame arrived; None before the first.
+        latency: p50, p95, p99 from callback to publish; None before the first answer.
+        stamp_latency: the same from the image's stamp; None where the stamp's clock is not the node's.
+        drops, resets: counts by cause.
+        problem: the last drop's or failure's message.
+    """
+
+    received: int
+    answered: int
+    rate: float
+    age: float | None
+    latency: tuple[float, float, float] | None
+    stamp_latency: tuple[float, float, float] | None
+    drops: dict[str, int]
+    resets: dict[str, int]
+    problem: str
+
+
+class Statistics:
+    """Thread-safe counters, fed by the callbacks and by the worker; times are ``time.monotonic()`` seconds."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._arrivals: deque[float] = deque(maxlen=1000)
+        self._latency: deque[float] = deque(maxlen=_LATENCIES)
+        self._stamp_latency: deque[float] = deque(maxlen=_LATENCIES)
+        self._drops: Counter[str] = Counter()
+        self._resets: Counter[str] = Counter()
+        self._received = self._answered = 0
+        self._problem = ""
+
+    def arrived(self, now: float) -> None:
+        """A frame came in."""
+        with self._lock:
+            self._received += 1
+            self._arrivals.append(now)
+
+    def dropped(self, cause: str, problem: str = "") -> None:
+        """A frame was dropped; ``problem`` is kept as the last message if given."""
+        with self._lock:
+            self._drops[cause] += 1
+            self._problem = problem or self._problem
+
+    def reset(self, cause: str) -> None:
+        """The stream started again from the current frame."""
+        with self._lock:
+            self._resets[cause] += 1
+
+    def published(self, latency: float, stamp_latency: float | None) -> None:
+        """A pair was published, so many seconds after its callback and, where comparable, after its stamp."""
+        with self._lock:
+            self._answered += 1
+            self._latency.append(1e3 * latency)
+            if stamp_latency is not None:
+                self._stamp_latency.append(1e3 * stamp_latency)
+
+    def snapshot(self, now: float) -> Snapshot:
+        """The counters as of ``now``."""
+        with self._lock:
+            recent = [t for t in self._arrivals if now - t <= _WINDOW_S]
+            span = now - recent[0] if recent else 0.0
+            return Snapshot(
+                received=self._received,
+                answered=self._answered,
+                rate=(len(recent) - 1) / span if len(recent) > 1 and span > 0 else 0.0,
+                age=now - self._arrivals[-1] if self._arrivals else None,
+                latency=_percentiles(self._latency),
+                stamp_latency=_percentiles(self._stamp_latency),
+                drops=dict(self._drops),
+                resets=dict(self._resets),
+                problem=self._problem,
+            )
+
+
+def _percentiles(values: Sequence[float]) -> tuple[float, float, float] | None:
+    if not values:
+        return None
+    p50, p95, p99 = np.percentile(values, (50, 95, 99))
+    return float(p50), float(p95), float(p99)

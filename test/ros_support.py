@@ -1,0 +1,294 @@
+# ruff: noqa: E402
+"""Help for tests on real DDS: an isolated domain, the node in this process, a client, bounded waits, a fake matcher.
+
+Import it before anything initialises rclpy: the environment is read when the first participant is made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+rclpy = pytest.importorskip("rclpy", reason="rclpy is not installed")
+
+from diagnostic_msgs.msg import DiagnosticArray
+from geometry_msgs.msg import PoseStamped
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
+
+from endomatch_ros.matching.config import MatcherConfig
+from endomatch_ros.matching.types import Matches
+from endomatch_ros.ros import dds
+from endomatch_ros.ros.images import to_message
+from endomatch_ros.ros.messages import ns_to_stamp, stamp_to_ns, unpack_values
+
+DOMAIN = int(os.environ["ROS_DOMAIN_ID"])  # of this test run alone, see conftest.py
+dds.prepare()
+
+PATIENCE = 20.0  # seconds until a condition that should hold has failed
+
+
+def wait_until(condition, what: str, patience: float = PATIENCE):
+    """Poll until ``condition()`` is true; the value it gave."""
+    end = time.monotonic() + patience
+    pause = threading.Event()
+    while time.monotonic() < end:
+        value = condition()
+        if value:
+            return value
+        pause.wait(0.01)
+    pytest.fail(f"not within {patience:g} s: {what}")
+
+
+@dataclass(frozen=True)
+class FakeInfo:
+    name: str = "fake"
+    source: str = "test"
+    sha256: str = "0" * 64
+    parameters: int = 0
+    device: str = "cpu"
+
+
+class FakeMatcher:
+    """Stands in for the matcher where a test is about the ROS side."""
+
+    def __init__(self):
+        self.config, self.info = MatcherConfig(), FakeInfo()
+        self.warm = False
+
+    def configure(self, **changes):
+        self.config = self.config.changed(**changes)
+
+    def warmup(self, size):
+        self.warm = True
+
+
+class FakeStream:
+    """Matches a fixed rigid scene seen from two fixed poses; may be held up, may be made to fail."""
+
+    def __init__(self, matcher):
+        self.matcher = matcher
+        self.gate = threading.Event()  # cleared: the next push waits
+        self.gate.set()
+        self.entered = self.done = 0
+        self.fail_with: Exception | None = None
+        self.previous = None
+        self.count = 60
+
+    def reset(self):
+        self.previous = None
+
+    def push(self, image, stamp=None, mask=None):
+        self.entered += 1
+        assert self.gate.wait(PATIENCE)
+        try:
+            return self._match(image, stamp)
+        finally:
+            self.done += 1
+
+    def _match(self, image, stamp):
+        if self.fail_with is not None:
+            error, self.fail_with = self.fail_with, None
+            raise error
+        before, self.previous = self.previous, stamp
+        if before is None:
+            return None
+        height, width = image.shape[:2]
+        points0, points1 = two_views(self.count, width, height)
+        return Matches(
+            points0, points1, np.full(self.count, 0.9, np.float32), np.arange(self.count, dtype=np.uint32),
+            (width, height), (width, height), before, stamp, 0.5, {"matching": 1.0},
+        )  # fmt: skip
+
+
+def pinhole(width, height):
+    return np.array([[width, 0, (width - 1) / 2], [0, width, (height - 1) / 2], [0, 0, 1.0]])
+
+
+TRUE_POSE = np.array([[1, 0, 0, 0.3], [0, 1, 0, 0.1], [0, 0, 1, -0.2], [0, 0, 0, 1.0]])  # camera1_from_camera0
+
+
+def two_views(count, width, height):
+    rng = np.random.default_rng(3)
+    world = rng.uniform((-1, -0.7, 3), (1, 0.7, 6), (count, 3))
+    points = []
+    for pose in (np.eye(4), TRUE_POSE):
+        seen = (world @ pose[:3, :3].T + pose[:3, 3]) @ pinhole(width, height).T
+        points.append((seen[:, :2] / seen[:, 2:]).astype(np.float32))
+    return points
+
+
+def texture(width=160, height=120, seed=0):
+    return np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8)
+
+
+class Client:
+    """A node of the test's own: publishes images, keeps what the tested node publishes."""
+
+    def __init__(self, context, name="endomatch", **options):
+        self.node = Node("client", context=context, **options)
+        qos = QoSProfile(depth=10)
+        self.images = self.node.create_publisher(Image, "image_raw", qos)
+        self.jpegs = self.node.create_publisher(CompressedImage, "image_raw/compressed", qos)
+        self.infos = self.node.create_publisher(CameraInfo, "camera_info", qos)
+        self.clouds, self.errors, self.poses, self.pictures, self.reports = [], [], [], [], []
+        for kind, topic, into in (
+            (PointCloud2, f"{name}/correspondences", self.clouds),
+            (DiagnosticArray, f"{name}/epipolar_error", self.errors),
+            (PoseStamped, f"{name}/relative_pose", self.poses),
+            (DiagnosticArray, "/diagnostics", self.reports),
+        ):
+            self.node.create_subscription(kind, topic, into.append, 50)
+        self.name = name
+        self.clock = 1_000_000_000
+
+    def send(self, image=None, stamp=None, **changes):
+        """Publish an image, 0.1 s after the last unless told; the stamp in ns."""
+        self.clock = self.clock + 100_000_000 if stamp is None else stamp
+        message = to_message(texture() if image is None else image, ns_to_stamp(self.clock), "scope_optical")
+        for key, value in changes.items():
+            setattr(message, key, value)
+        self.images.publish(message)
+        return self.clock
+
+    def answer(self, stamp):
+        """Wait for the epipolar status of the image with this stamp."""
+        return wait_until(
+            lambda: next((m.status[0] for m in self.errors if stamp_to_ns(m.header.stamp) == stamp), None),
+            f"an answer to the image stamped {stamp}",
+        )
+
+    def watch_pictures(self):
+        return self.node.create_subscription(Image, f"{self.name}/visualization", self.pictures.append, 10)
+
+    def call(self, kind, service, request):
+        client = self.node.create_client(kind, service)
+        assert client.wait_for_service(PATIENCE), service
+        future = client.call_async(request)
+        wait_until(future.done, f"an answer of {service}")
+        return future.result()
+
+    def diagnostics(self, part):
+        """The newest status whose name ends with ``part``, and its values; None before the first."""
+        for report in reversed(self.reports):
+            for status in report.status:
+                if status.name.endswith(part):
+                    return status, unpack_values(status)
+        return None
+
+    def wait_diagnostics(self, part, condition, what):
+        """Wait until the newest status of ``part`` meets ``condition(status, values)``."""
+        return wait_until(lambda: (found := self.diagnostics(part)) and condition(*found) and found, what)
+
+
+class Bench:
+    """The node with a fake or real matcher, and a client, each on an executor thread of its own."""
+
+    def __init__(self, parameters=None, cli_args=(), load=None, make_stream=None, wait_active=True, **options):
+        from endomatch_ros.ros.node import EndomatchNode
+
+        self.context = rclpy.Context()
+        self.context.init(args=[], domain_id=DOMAIN)
+        self.stream = None
+        self.loaded = []
+        overrides = [Parameter(key, value=value) for key, value in (parameters or {}).items()]
+        options |= {"load": load or self._load, "make_stream": make_stream or self._make_stream}
+        options |= {"cli_args": ["--ros-args", *cli_args]} if cli_args else {}
+        try:
+            self.node = EndomatchNode(context=self.context, parameter_overrides=overrides, **options)
+        except BaseException:
+            self.context.try_shutdown()
+            raise
+        self.client = Client(self.context)
+        self._executors, self._threads = [], []
+        for node in (self.node, self.client.node):
+            executor = SingleThreadedExecutor(context=self.context)
+            executor.add_node(node)
+            thread = threading.Thread(target=self._spin, args=(executor,), daemon=True)
+            thread.start()
+            self._executors.append(executor)
+            self._threads.append(thread)
+        if wait_active:
+            self.wait_state("active")
+            self.wait_connected()
+
+    def _load(self, model, device):
+        self.loaded.append((model, device))
+        return FakeMatcher()
+
+    def _make_stream(self, matcher):
+        self.stream = FakeStream(matcher)
+        return self.stream
+
+    @staticmethod
+    def _spin(executor):
+        with contextlib.suppress(rclpy.executors.ExternalShutdownException, rclpy.executors.ShutdownException):
+            executor.spin()
+
+    @property
+    def state(self):
+        return self.node._state_machine.current_state[1]
+
+    def wait_state(self, state):
+        wait_until(lambda: self.state == state, f"state {state}, it is {self.state}")
+
+    def wait_connected(self):
+        client = self.client
+        wait_until(
+            lambda: (
+                max(p.get_subscription_count() for p in (client.images, client.jpegs)) > 0
+                and client.node.count_publishers("endomatch/epipolar_error") > 0
+                and self.node._outputs is not None
+                and all(
+                    p.get_subscription_count() for p in (self.node._outputs._error, self.node._outputs._correspondences)
+                )
+            ),
+            "discovery",
+        )
+
+    def settled(self):
+        """Send a frame and wait until the fake matcher is through with it; its stamp."""
+        before = self.stream.done
+        stamp = self.client.send()
+        wait_until(lambda: self.stream.done > before, "the worker to take the frame")
+        return stamp
+
+    def matched(self):
+        """A first frame (the reference, if the stream starts), then one that is answered; its stamp and status."""
+        self.settled()
+        stamp = self.client.send()
+        return stamp, self.client.answer(stamp)
+
+    def close(self):
+        if self.stream is not None:
+            self.stream.gate.set()
+        self.node._release()
+        for executor in self._executors:
+            executor.shutdown(timeout_sec=5)
+        for thread in self._threads:
+            thread.join(5)
+        self.client.node.destroy_node()
+        self.node.destroy_node()
+        self.context.try_shutdown()
+
+
+@contextlib.contextmanager
+def bench(*args, **options):
+    """A running :class:`Bench`, closed at the end."""
+    running = Bench(*args, **options)
+    try:
+        yield running
+    finally:
+        running.close()
+
+
+RELIABLE, BEST_EFFORT = ReliabilityPolicy.RELIABLE, ReliabilityPolicy.BEST_EFFORT
