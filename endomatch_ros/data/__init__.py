@@ -1,1 +1,1 @@
-"""."""
+"""Where frames come from: recordings and the synthetic endoscope."""

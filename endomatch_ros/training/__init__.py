@@ -1,1 +1,1 @@
-"""."""
+"""Offline training. Nothing that runs online imports this."""

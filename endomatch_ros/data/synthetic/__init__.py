@@ -1,0 +1,6 @@
+"""A procedural endoscope with exact depth, pose, intrinsics and correspondences."""
+
+from endomatch_ros.data.synthetic.config import SceneConfig
+from endomatch_ros.data.synthetic.scene import SyntheticEndoscope
+
+__all__ = ["SceneConfig", "SyntheticEndoscope"]

@@ -1,0 +1,58 @@
+"""Settings of a matcher that a user may change, also while it runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from endomatch_ros.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class MatcherConfig:
+    """Settings of :class:`~endomatch_ros.matching.Matcher`.
+
+    Attributes:
+        resolution: long side in pixels of the view as the network sees it, 64 to 4096. More costs time (quadratically
+            in the matching) and finds smaller detail.
+        similarity_threshold: least cosine similarity of a match, 0 to 1.
+        max_keypoints: most matches of a pair, 1 to 100000.
+        refinement: ``photometric`` (targets refined to sub-pixel accuracy at source resolution) or ``none`` (the
+            network's own grid, accurate to about half a cell).
+        forward_backward_px: largest distance in source pixels between a point and its way there and back, 0.01 to 100.
+        mask: ``auto`` (the dark surround of the view and saturated highlights give no matches) or ``none``.
+        half: run the network in half precision on a GPU (ignored on a CPU).
+    """
+
+    resolution: int = 512
+    similarity_threshold: float = 0.3
+    max_keypoints: int = 2000
+    refinement: Literal["photometric", "none"] = "photometric"
+    forward_backward_px: float = 1.0
+    mask: Literal["auto", "none"] = "auto"
+    half: bool = True
+
+    def __post_init__(self) -> None:
+        ranges: dict[str, tuple[float, float]] = {
+            "resolution": (64, 4096),
+            "similarity_threshold": (0.0, 1.0),
+            "max_keypoints": (1, 100_000),
+            "forward_backward_px": (0.01, 100.0),
+        }
+        for name, (low, high) in ranges.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+                raise ConfigError(f"{name}={value!r} is outside its range [{low:g}, {high:g}]")
+        for name in ("resolution", "max_keypoints"):
+            if not isinstance(getattr(self, name), int):
+                raise ConfigError(f"{name}={getattr(self, name)!r} must be a whole number")
+        for name, allowed in (("refinement", ("photometric", "none")), ("mask", ("auto", "none"))):
+            if getattr(self, name) not in allowed:
+                raise ConfigError(f"{name}={getattr(self, name)!r} is unknown: use one of {', '.join(allowed)}")
+
+    def changed(self, **changes: Any) -> MatcherConfig:
+        """A copy with ``changes``; raises :class:`ConfigError` for unknown names and values out of range."""
+        unknown = sorted(set(changes) - set(self.__dataclass_fields__))
+        if unknown:
+            raise ConfigError(f"unknown setting {unknown[0]!r}: a matcher has {', '.join(self.__dataclass_fields__)}")
+        return replace(self, **changes)

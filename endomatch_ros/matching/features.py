@@ -1,0 +1,106 @@
+"""What is computed once for a frame and reused by every pair that the frame is part of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+_NORMALISATION_BOX = 49  # pixels of the local normalisation's window at source resolution
+_CONTRAST_FLOOR = 4.0  # 8-bit levels added to the deviation, so that noise on flat tissue is not blown up
+_GAIN = 40.0  # 8-bit levels a local deviation, in the image that Lucas–Kanade sees
+
+
+@dataclass(frozen=True)
+class Window:
+    """The part of a source image that the network sees, and the scaling between both.
+
+    Convention: pixel centres are integers; network pixel ``n = (s − origin + ½)·scale − ½`` of source pixel ``s``.
+
+    Attributes:
+        x, y, width, height: the crop in source pixels.
+        net_width, net_height: its size as network input.
+    """
+
+    x: int
+    y: int
+    width: int
+    height: int
+    net_width: int
+    net_height: int
+
+    @property
+    def scale(self) -> NDArray[np.float64]:
+        """Network pixels a source pixel, ``(x, y)``."""
+        return np.array([self.net_width / self.width, self.net_height / self.height])
+
+    def to_cells(self, points: NDArray[np.floating], cell: float) -> NDArray[np.float64]:
+        """Source pixels ``(N, 2)`` to coordinates on a map with cells of ``cell`` network pixels."""
+        return (points - np.array([self.x, self.y]) + 0.5) * self.scale / cell - 0.5
+
+    def to_source(self, cells: NDArray[np.floating], cell: float) -> NDArray[np.float64]:
+        """The inverse of :meth:`to_cells`."""
+        return (cells + 0.5) * cell / self.scale - 0.5 + np.array([self.x, self.y])
+
+
+@dataclass(frozen=True)
+class FrameFeatures:
+    """One frame, ready to be matched.
+
+    Attributes:
+        image: RGB uint8 ``(H, W, 3)``.
+        usable: ``(H, W)`` bool, pixels that may be matched.
+        view: ``(H, W)`` bool, pixels inside the scope's view (highlights included).
+        window: what the network saw.
+        descriptors: ``(C, h, w)`` float32, L2-normalised, on the model's device.
+        cell: network pixels a descriptor cell, along a side.
+        temperature: the softmax temperature that the descriptors were trained with.
+    """
+
+    image: NDArray[np.uint8]
+    usable: NDArray[np.bool_]
+    view: NDArray[np.bool_]
+    window: Window
+    descriptors: Tensor
+    cell: float
+    temperature: float
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """``(width, height)`` in source pixels."""
+        return self.image.shape[1], self.image.shape[0]
+
+    @property
+    def cell_px(self) -> float:
+        """Side of a descriptor cell in source pixels."""
+        return float(self.cell / self.window.scale.min())
+
+    @cached_property
+    def normalised(self) -> NDArray[np.uint8]:
+        """The window's grey image with local mean and contrast removed, ``(window.height, window.width)`` uint8.
+
+        A light that moves with the camera changes brightness and contrast everywhere; structure stays.
+        """
+        w = self.window
+        grey = cv2.cvtColor(self.image[w.y : w.y + w.height, w.x : w.x + w.width], cv2.COLOR_RGB2GRAY)
+        value = grey.astype(np.float32)
+        # Noise below the scale of tissue texture would be blown up with it.
+        value = cv2.GaussianBlur(value, (0, 0), 1.0)
+        box = (_NORMALISATION_BOX, _NORMALISATION_BOX)
+        mean = cv2.boxFilter(value, -1, box)
+        deviation = cv2.sqrt(cv2.max(cv2.sqrBoxFilter(value, -1, box) - mean * mean, 0.0))
+        return cv2.convertScaleAbs((value - mean) / (deviation + _CONTRAST_FLOOR) * _GAIN + 128.0)
+
+    @cached_property
+    def usable_cells(self) -> Tensor:
+        """``(h, w)`` bool on the descriptors' device: cells whose centre may be matched."""
+        w = self.window
+        part = self.usable[w.y : w.y + w.height, w.x : w.x + w.width].astype(np.uint8)
+        h, width = self.descriptors.shape[-2:]
+        cells = cv2.resize(part, (int(width), int(h)), interpolation=cv2.INTER_NEAREST)
+        return torch.from_numpy(cells.astype(bool)).to(self.descriptors.device)

@@ -1,0 +1,146 @@
+"""Photometric refinement: where in the source image, to a fraction of a pixel, a point has gone.
+
+The coarse matches become a smooth flow field; the current image is warped by it towards the reference; pyramidal
+Lucas–Kanade (Bouguet 2000) on locally normalised intensities finds the small rest; a forward–backward check and the
+agreement of neighbours decide. Source points stay where they are: only targets move.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from endomatch_ros.matching.coarse import CoarseMatches
+from endomatch_ros.matching.features import FrameFeatures, Window
+from endomatch_ros.matching.flow_field import FlowField
+
+_LK = {
+    "winSize": (31, 31),
+    "maxLevel": 2,
+    "criteria": (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 20, 0.01),
+    "minEigThreshold": 1e-4,
+}
+MIN_COARSE = 8  # fewer coarse matches than this say nothing about the motion
+
+
+def detect(features: FrameFeatures, count: int, taken: NDArray[np.floating] | None = None) -> NDArray[np.float32]:
+    """Up to ``count`` well-textured points ``(N, 2)`` in source pixels, spread over the usable view.
+
+    Args:
+        features: the frame.
+        count: most points wanted.
+        taken: ``(M, 2)`` points that exist already; new ones keep the same distance from them as from each other.
+    """
+    w = features.window
+    mask = features.usable[w.y : w.y + w.height, w.x : w.x + w.width].astype(np.uint8)
+    area = float(mask.sum())
+    if count <= 0 or area == 0:
+        return np.zeros((0, 2), np.float32)
+    total = count + (0 if taken is None else len(taken))
+    # About twice as many points as wanted would fit at this distance: corners are not laid out evenly.
+    distance = max(3.0, 0.6 * float(np.sqrt(area / total)))
+    if taken is not None and len(taken):
+        spots = np.zeros_like(mask)
+        x, y = np.round(taken - np.array([w.x, w.y])).astype(int).T
+        inside = (x >= 0) & (y >= 0) & (x < w.width) & (y < w.height)
+        spots[y[inside], x[inside]] = 1
+        side = 2 * int(distance) + 1
+        mask[cv2.dilate(spots, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))) > 0] = 0
+    corners = cv2.goodFeaturesToTrack(features.normalised, count, 0.005, distance, mask=mask, blockSize=9)
+    if corners is None:
+        return np.zeros((0, 2), np.float32)
+    return corners.reshape(-1, 2).astype(np.float32) + np.array([w.x, w.y], np.float32)
+
+
+def coarse_field(coarse: CoarseMatches, features: FrameFeatures) -> FlowField:
+    """Smooth flow over the reference's window from its coarse matches, nodes two descriptor cells apart."""
+    w = features.window
+    spacing = 2 * int(features.cell_px) + 1
+    return FlowField(
+        coarse.points0 - np.array([w.x, w.y]),
+        coarse.points1 - coarse.points0,
+        (w.width, w.height),
+        spacing,
+        tolerance=features.cell_px,
+    )
+
+
+def refine(
+    features0: FrameFeatures,
+    features1: FrameFeatures,
+    points: NDArray[np.float32],
+    coarse: CoarseMatches,
+    forward_backward_px: float,
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Targets of ``points`` in the current frame.
+
+    Args:
+        features0: the reference frame, in which ``points`` lie.
+        features1: the current frame.
+        points: ``(N, 2)`` source pixels of the reference.
+        coarse: the coarse matches, at least ``MIN_COARSE``.
+        forward_backward_px: largest distance of the way there and back, source pixels.
+
+    Returns:
+        ``(N, 2)`` float32 targets in source pixels and ``(N,)`` bool, which of them passed all checks.
+    """
+    if len(points) == 0 or len(coarse.points0) < MIN_COARSE:
+        return points.copy(), np.zeros(len(points), bool)
+    window0, window1 = features0.window, features1.window
+    origin = np.array([window0.x, window0.y], np.float32)
+    local = points - origin
+    field = coarse_field(coarse, features0)
+    warped, inside = _warp(features1, window1, field.dense(window0.width, window0.height), origin)
+    found, ok_forward, _ = cv2.calcOpticalFlowPyrLK(features0.normalised, warped, local[:, None], None, **_LK)
+    back, ok_backward, _ = cv2.calcOpticalFlowPyrLK(warped, features0.normalised, found, None, **_LK)
+    found, back = found[:, 0], back[:, 0]
+    good = (ok_forward[:, 0] > 0) & (ok_backward[:, 0] > 0)
+    good &= np.linalg.norm(back - local, axis=1) < forward_backward_px
+    # The coarse flow is right to a few cells; a larger correction is a jump to similar texture.
+    good &= np.linalg.norm(found - local, axis=1) < 4.0 * features0.cell_px
+    good &= _lookup(inside, found)
+    targets = (found + field(found) + origin).astype(np.float32)
+    good &= _lookup(features1.usable, targets)
+    return targets, _agree(points, targets, good, features0)
+
+
+def _warp(
+    features: FrameFeatures, window: Window, flow: NDArray[np.float32], origin: NDArray[np.float32]
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """The current frame's normalised image seen from the reference, and where it has pixels at all."""
+    height, width = flow.shape[:2]
+    shift = origin - np.array([window.x, window.y], np.float32)
+    map_x = flow[..., 0] + (np.arange(width, dtype=np.float32) + shift[0])
+    map_y = flow[..., 1] + (np.arange(height, dtype=np.float32)[:, None] + shift[1])
+    warped = cv2.remap(features.normalised, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    inside = (map_x >= 0) & (map_y >= 0) & (map_x <= window.width - 1) & (map_y <= window.height - 1)
+    return warped, inside
+
+
+def _lookup(mask: NDArray[np.bool_], points: NDArray[np.floating]) -> NDArray[np.bool_]:
+    """``mask`` at the nearest pixels of ``points`` ``(N, 2)``; False outside the image and for non-finite points."""
+    finite = np.isfinite(points).all(axis=1)
+    x, y = np.round(np.where(finite[:, None], points, -1)).astype(np.int64).T
+    inside = (x >= 0) & (y >= 0) & (x < mask.shape[1]) & (y < mask.shape[0])
+    out = np.zeros(len(points), bool)
+    out[inside] = mask[y[inside], x[inside]]
+    return out
+
+
+def _agree(
+    points: NDArray[np.float32], targets: NDArray[np.float32], good: NDArray[np.bool_], features: FrameFeatures
+) -> NDArray[np.bool_]:
+    """Drop matches that contradict the smooth motion of their neighbours."""
+    if good.sum() < MIN_COARSE:
+        return np.zeros_like(good)
+    w = features.window
+    origin = np.array([w.x, w.y], np.float32)
+    spacing = max(w.width, w.height) / 24.0
+    flow = targets[good] - points[good]
+    field = FlowField(points[good] - origin, flow, (w.width, w.height), spacing, sigma=1.5, tolerance=2.0)
+    # Neighbours differ more where the motion is larger: parallax and deformation grow with it.
+    limit = np.maximum(3.0, 3.0 * np.median(field.residual)) + 0.1 * np.linalg.norm(flow, axis=1)
+    out = good.copy()
+    out[good] = field.residual < limit
+    return out

@@ -1,0 +1,27 @@
+"""Ψ, the one Transformer layer that adapts the backbone's tokens."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from endomatch_ros.models.backbone import Backbone
+
+
+class Adapter(nn.Module):
+    """Ψ(x) = x + g·(block(x) − x), the gate g starting at zero (arXiv 2512.10379, section III).
+
+    Starts as a copy of the backbone's last block, so that an untrained Ψ returns its input bit for bit and training
+    starts from zero-shot matching.
+    """
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.block = copy.deepcopy(backbone.vit.blocks[-1])
+        self.gate = nn.Parameter(torch.zeros(()))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Adapted tokens, ``(B, N, C)`` to ``(B, N, C)``."""
+        return tokens + self.gate * (self.block(tokens) - tokens)

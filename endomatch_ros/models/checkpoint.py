@@ -1,0 +1,167 @@
+"""Weights on disk: safetensors with the configuration in the metadata, never a pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from endomatch_ros.errors import CheckpointError
+from endomatch_ros.models.backbone import build_backbone
+from endomatch_ros.models.config import PRESETS, ModelConfig, preset_config
+from endomatch_ros.models.network import MatcherNetwork
+
+FORMAT = "endomatch-1"
+_WEIGHTS = Path(__file__).parent / "weights"
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """Which model this is: name, where its weights came from, their SHA-256, parameter count, device."""
+
+    name: str
+    source: str
+    sha256: str
+    parameters: int
+    device: str
+
+
+def save_checkpoint(
+    network: MatcherNetwork,
+    path: Path,
+    notes: dict[str, str] | None = None,
+    half: bool = False,
+    include_backbone: bool | None = None,
+) -> None:
+    """Write ``network`` to ``path`` atomically.
+
+    Args:
+        network: the model.
+        path: the ``.safetensors`` file.
+        notes: free metadata (recipe, data, seed), kept in the file.
+        half: store float16.
+        include_backbone: store Φ too; by default only for the compact backbone, since DINOv2's weights have a home of
+            their own and Ψ is all that training moves.
+    """
+    keep_all = network.config.backbone == "compact" if include_backbone is None else include_backbone
+    tensors = {
+        name: (value.half() if half and value.is_floating_point() else value).detach().cpu().contiguous()
+        for name, value in network.state_dict().items()
+        if keep_all or not name.startswith("backbone.")
+    }
+    metadata = {
+        "format": FORMAT,
+        "config": json.dumps(network.config.to_dict()),
+        "backbone_included": json.dumps(keep_all),
+        "notes": json.dumps(notes or {}),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(path.suffix + ".part")
+    save_file(tensors, str(part), metadata=metadata)
+    # A reader sees the old file or the new one, never half of one.
+    os.replace(part, path)
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Metadata of a checkpoint file; raises :class:`CheckpointError` if it is not one."""
+    if not path.is_file():
+        raise CheckpointError(
+            f"no checkpoint at {path}: give an existing .safetensors file or one of {', '.join(PRESETS)}"
+        )
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is not a readable safetensors file ({error}): copy it again or retrain"
+        ) from error
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path} has format {metadata.get('format')!r}, not {FORMAT!r}: it was not made by `endomatch train`"
+        )
+    return metadata
+
+
+def load_checkpoint(path: Path, backbone_weights: Path | None = None) -> MatcherNetwork:
+    """Network of a checkpoint file, in float32 on the CPU, in eval mode.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, of another format, or its tensors do not fit its config.
+    """
+    metadata = read_metadata(path)
+    try:
+        config = ModelConfig.from_dict(json.loads(metadata["config"]))
+        included = bool(json.loads(metadata["backbone_included"]))
+        with safe_open(str(path), framework="pt") as file:
+            tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (KeyError, ValueError, TypeError, SafetensorError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}): copy it again or retrain") from error
+    network = MatcherNetwork(config, build_backbone(config, pretrained=not included, weights=backbone_weights))
+    missing, unexpected = _load_state(network, tensors, path)
+    missing = [name for name in missing if included or not name.startswith("backbone.")]
+    if missing or unexpected:
+        raise CheckpointError(
+            f"{path} does not fit its own config: {len(missing)} tensors missing ({missing[:3]}), "
+            f"{len(unexpected)} unknown ({unexpected[:3]}); it is damaged or from another version"
+        )
+    bad = [name for name, value in tensors.items() if not bool(torch.isfinite(value).all())]
+    if bad:
+        raise CheckpointError(
+            f"{path} holds values that are not finite in {bad[:3]}: the training diverged, use an earlier one"
+        )
+    return network.eval()
+
+
+def _load_state(network: MatcherNetwork, tensors: dict[str, torch.Tensor], path: Path) -> tuple[list[str], list[str]]:
+    try:
+        result = network.load_state_dict(tensors, strict=False)
+    except RuntimeError as error:
+        first = str(error).strip().splitlines()[-1].strip()
+        raise CheckpointError(
+            f"{path} does not fit its own config ({first}): it is damaged or from another version"
+        ) from error
+    return list(result.missing_keys), list(result.unexpected_keys)
+
+
+def load_model(model: str | Path, backbone_weights: str | Path | None = None) -> tuple[MatcherNetwork, ModelInfo]:
+    """Network and description of a preset or a checkpoint file.
+
+    Args:
+        model: ``embedded``, ``dinov2-small``, ``dinov2-small-reg``, ``dinov2-base``, or the path of a checkpoint.
+        backbone_weights: file with the timm backbone's weights, for presets and checkpoints that do not hold them.
+
+    Raises:
+        ConfigError: the preset is unknown.
+        CheckpointError: weights are missing or do not fit.
+    """
+    weights = Path(backbone_weights).expanduser() if backbone_weights else None
+    if weights is not None and not weights.is_file():
+        raise CheckpointError(f"backbone_weights: there is no file {weights}")
+    name = str(model)
+    path = Path(name).expanduser()
+    if name == "embedded":
+        path = _WEIGHTS / "embedded.safetensors"
+    if name == "embedded" or name.endswith(".safetensors") or path.is_file():
+        network = load_checkpoint(path, weights)
+        source, digest = str(path), hashlib.sha256(path.read_bytes()).hexdigest()
+    else:
+        config = preset_config(name)
+        network = MatcherNetwork(config, build_backbone(config, pretrained=True, weights=weights)).eval()
+        source, digest = str(weights) if weights else f"timm {config.backbone}", state_digest(network)
+    parameters = sum(p.numel() for p in network.parameters())
+    return network, ModelInfo(name, source, digest, parameters, "cpu")
+
+
+def state_digest(network: MatcherNetwork) -> str:
+    """SHA-256 over all weights, for a model that is not one file."""
+    digest = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

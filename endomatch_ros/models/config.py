@@ -1,0 +1,82 @@
+"""What a matcher network is made of, and the named presets."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+from endomatch_ros.errors import CheckpointError, ConfigError
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Architecture of a matcher network; stored beside the weights in every checkpoint.
+
+    Attributes:
+        backbone: ``compact`` (convolutional stem and a small Transformer, trained here) or a timm Vision Transformer
+            by name, e.g. ``vit_small_patch14_dinov2.lvd142m``.
+        patch_size: pixels of the network's input a token stands for; the input is a multiple of it.
+        embed_dim, depth, heads: the compact backbone's Transformer; ignored for a timm name.
+        stem_channels: channels of the convolutional stem that feeds the fine map.
+        fine_dim: length of a fine descriptor; 0 for a model without fine branch (tokens only).
+        normalisation: ``imagenet`` mean and deviation, or ``standardise`` each image over its view.
+        resolution: long side in pixels of the view as the network sees it, unless the caller says otherwise.
+        similarity_threshold: default least cosine similarity of a match, chosen on validation data.
+    """
+
+    backbone: str = "compact"
+    patch_size: int = 16
+    embed_dim: int = 192
+    depth: int = 3
+    heads: int = 6
+    stem_channels: int = 64
+    fine_dim: int = 64
+    normalisation: Literal["imagenet", "standardise"] = "standardise"
+    resolution: int = 512
+    similarity_threshold: float = 0.3
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dictionary, the inverse of :meth:`from_dict`."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
+        """Build from a checkpoint's metadata; raises :class:`CheckpointError` on unknown or missing keys."""
+        known = {f.name for f in fields(cls)}
+        if set(values) != known:
+            odd = ", ".join(sorted(set(values) ^ known))
+            raise CheckpointError(
+                f"the checkpoint's model config differs from this version's in: {odd}; retrain or update"
+            )
+        return cls(**values)
+
+
+def _dinov2(name: str, embed_dim: int, heads: int) -> ModelConfig:
+    return ModelConfig(
+        backbone=name,
+        patch_size=14,
+        embed_dim=embed_dim,
+        depth=12,
+        heads=heads,
+        fine_dim=0,
+        normalisation="imagenet",
+        resolution=644,
+        similarity_threshold=0.3,
+    )
+
+
+PRESETS: dict[str, ModelConfig] = {
+    "embedded": ModelConfig(),
+    "dinov2-small": _dinov2("vit_small_patch14_dinov2.lvd142m", 384, 6),
+    "dinov2-small-reg": _dinov2("vit_small_patch14_reg4_dinov2.lvd142m", 384, 6),
+    "dinov2-base": _dinov2("vit_base_patch14_dinov2.lvd142m", 768, 12),
+}
+
+
+def preset_config(name: str) -> ModelConfig:
+    """The configuration of a named preset; raises :class:`ConfigError` for any other name."""
+    if name not in PRESETS:
+        raise ConfigError(
+            f"unknown model {name!r}: use a preset ({', '.join(PRESETS)}) or the path of a .safetensors file"
+        )
+    return PRESETS[name]

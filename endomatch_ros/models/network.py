@@ -1,0 +1,109 @@
+"""The whole network: backbone Φ, adapter Ψ, fine branch; an image to descriptors."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from endomatch_ros.models.adapter import Adapter
+from endomatch_ros.models.backbone import FINE_PER_TOKEN, Backbone, ConvStem, standardise
+from endomatch_ros.models.config import ModelConfig
+
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Descriptors:
+    """L2-normalised descriptor maps of a batch of images.
+
+    Attributes:
+        coarse: ``(B, C, h, w)``, one per patch.
+        fine: ``(B, F, 4h, 4w)``, or ``None`` for a model without fine branch.
+    """
+
+    coarse: Tensor
+    fine: Tensor | None
+
+    @property
+    def finest(self) -> Tensor:
+        """The finest map there is."""
+        return self.coarse if self.fine is None else self.fine
+
+
+class FineBranch(nn.Module):
+    """Fuses adapted tokens into a map of four cells a token side, so that context and detail share a descriptor."""
+
+    def __init__(self, token_dim: int, stem_channels: int, fine_dim: int) -> None:
+        super().__init__()
+        self.lift = nn.Conv2d(token_dim, stem_channels, 1)
+        self.fuse = nn.Sequential(
+            nn.Conv2d(stem_channels, stem_channels, 3, 1, 1),
+            nn.GroupNorm(8, stem_channels),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(stem_channels, fine_dim, 1),
+        )
+
+    def forward(self, tokens: Tensor, stem: Tensor) -> Tensor:
+        """``(B, C, h, w)`` tokens and ``(B, S, 4h, 4w)`` stem to ``(B, F, 4h, 4w)``."""
+        lifted = functional.interpolate(self.lift(tokens), size=stem.shape[-2:], mode="bilinear", align_corners=False)
+        return self.fuse(stem + lifted)
+
+
+class MatcherNetwork(nn.Module):
+    """Φ → Ψ → (fine branch): images to L2-normalised descriptor maps.
+
+    Args:
+        config: the architecture.
+        backbone: Φ as built by :func:`~endomatch_ros.models.backbone.build_backbone`.
+    """
+
+    def __init__(self, config: ModelConfig, backbone: Backbone) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = backbone
+        self.adapter = Adapter(backbone)
+        self.fine: FineBranch | None = None
+        self.fine_stem: ConvStem | None = None
+        if config.fine_dim:
+            self.fine = FineBranch(backbone.embed_dim, config.stem_channels, config.fine_dim)
+            # A backbone without stem gets one of its own for the detail that its patches have lost.
+            self.fine_stem = ConvStem(config.stem_channels) if backbone.stem is None else None
+        # Inverse temperatures of the contrastive losses, learnt with the rest (CLIP's parametrisation).
+        self.log_scale_coarse = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        self.log_scale_fine = nn.Parameter(torch.tensor(math.log(1 / 0.05)))
+
+    def normalise(self, image: Tensor, view: Tensor) -> Tensor:
+        """Network input from RGB in 0…1 ``(B, 3, H, W)`` and the view ``(B, 1, H, W)``; outside the view 0."""
+        if self.config.normalisation == "standardise":
+            return standardise(image, view)
+        mean = image.new_tensor(_IMAGENET_MEAN)[:, None, None]
+        std = image.new_tensor(_IMAGENET_STD)[:, None, None]
+        return (image - mean) / std * view
+
+    def forward(self, image: Tensor, view: Tensor | None = None) -> Descriptors:
+        """Descriptors of RGB images in 0…1.
+
+        Args:
+            image: ``(B, 3, H, W)``, ``H`` and ``W`` multiples of the patch size.
+            view: ``(B, 1, H, W)`` float, 1 inside the view; ``None`` if the view fills the image.
+        """
+        view = torch.ones_like(image[:, :1]) if view is None else view
+        x = self.normalise(image, view)
+        tokens, stem = self.backbone(x)
+        tokens = self.adapter(tokens)
+        h, w = (s // self.config.patch_size for s in image.shape[-2:])
+        grid = tokens.transpose(1, 2).unflatten(2, (h, w))  # (B, C, h, w)
+        fine = None
+        if self.fine is not None:
+            if self.fine_stem is not None:
+                # Resized so that the stem's quarter resolution has exactly four cells a token side.
+                size = (h * FINE_PER_TOKEN * 4, w * FINE_PER_TOKEN * 4)
+                stem = self.fine_stem(functional.interpolate(x, size=size, mode="bilinear", align_corners=False))
+            assert stem is not None
+            fine = functional.normalize(self.fine(grid, stem), dim=1)
+        return Descriptors(functional.normalize(grid, dim=1), fine)

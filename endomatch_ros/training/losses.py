@@ -1,0 +1,52 @@
+"""Contrastive losses on descriptor maps."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def interpolate(features: Tensor, cells: Tensor) -> Tensor:
+    """Bilinear samples of ``(B, C, h, w)`` at cell coordinates ``(B, K, 2)``: ``(B, K, C)``.
+
+    Convention: cell ``(0, 0)``'s centre is coordinate (0, 0); outside, the border is repeated.
+    """
+    h, w = features.shape[-2:]
+    size = cells.new_tensor([w, h])
+    grid = (cells + 0.5) * 2.0 / size - 1.0
+    out = functional.grid_sample(features, grid[:, :, None], align_corners=False, padding_mode="border")
+    return out[..., 0].transpose(1, 2)
+
+
+def sample_map(features: Tensor, cells: Tensor) -> Tensor:
+    """:func:`interpolate`, L2-normalised again: descriptors between cells."""
+    return functional.normalize(interpolate(features, cells), dim=2)
+
+
+def soft_target_cross_entropy(anchors: Tensor, features: Tensor, targets: Tensor, scale: Tensor) -> Tensor:
+    """InfoNCE of anchors against every cell of the other image, with a bilinear soft target.
+
+    The target's mass is shared by the four cells around it in proportion to their bilinear weights, so that the
+    maximum of the similarity can be learnt to sub-cell accuracy. With weights w that sum to 1,
+    −Σ w·log softmax(s) = logsumexp(s) − Σ w·s, and Σ w·s is the anchor's product with the interpolated map.
+
+    Args:
+        anchors: ``(B, K, C)`` L2-normalised.
+        features: ``(B, C, h, w)`` L2-normalised.
+        targets: ``(B, K, 2)`` cell coordinates of the true partners.
+        scale: inverse temperature, scalar.
+
+    Returns:
+        Mean cross-entropy in nats, scalar.
+    """
+    everywhere = torch.logsumexp(scale * anchors @ features.flatten(2), dim=2)  # (B, K)
+    at_target = scale * (anchors * interpolate(features, targets)).sum(2)
+    return (everywhere - at_target).mean()
+
+
+def symmetric_infonce(map0: Tensor, map1: Tensor, cells0: Tensor, cells1: Tensor, scale: Tensor) -> Tensor:
+    """:func:`soft_target_cross_entropy` from image 0 to 1 and back, averaged."""
+    forward = soft_target_cross_entropy(sample_map(map0, cells0), map1, cells1, scale)
+    backward = soft_target_cross_entropy(sample_map(map1, cells1), map0, cells0, scale)
+    return 0.5 * (forward + backward)
