@@ -1,1 +1,1 @@
-"""."""
+"""Camera and two-view geometry: pure functions on float64 arrays."""
