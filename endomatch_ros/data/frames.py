@@ -13,7 +13,7 @@ from endomatch_ros.errors import DataError
 from endomatch_ros.geometry.camera import Camera
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Frame:
     """One image of a recording or a synthetic scene.
 
@@ -23,11 +23,12 @@ class Frame:
         index: number of the frame in its source.
         mask: ``(H, W)`` bool, True inside the scope's view.
         camera: intrinsics.
-        pose: ``camera_from_world`` ``(4, 4)``.
-        depth: ``(H, W)`` float32 along the optical axis, in the unit of the pose's translation.
+        pose: ``camera_from_world`` ``(4, 4)``, a rotation and a translation.
+        depth: ``(H, W)`` float32 along the optical axis, in the unit of the pose's translation; 0 or not
+            finite where unknown.
 
     Raises:
-        DataError: parts whose sizes contradict each other.
+        DataError: parts of the wrong type or of sizes that contradict each other; a pose that is not rigid.
     """
 
     image: NDArray[np.uint8]
@@ -51,8 +52,24 @@ class Frame:
             raise DataError(
                 f"frame {self.index}: calibrated for {self.camera.size}, the image is {self.image.shape[1::-1]}"
             )
-        if self.pose is not None and self.pose.shape != (4, 4):
-            raise DataError(f"frame {self.index}: the pose is {self.pose.shape}, not (4, 4)")
+        if self.mask is not None and self.mask.dtype != np.bool_:
+            raise DataError(f"frame {self.index}: the mask is {self.mask.dtype}, not bool")
+        if self.pose is not None and not is_rigid(self.pose):
+            raise DataError(f"frame {self.index}: the pose is not a rigid (4, 4) motion: {self.pose.tolist()}")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """``(width, height)`` in pixels."""
+        return self.image.shape[1], self.image.shape[0]
+
+
+def is_rigid(pose: NDArray[np.floating]) -> bool:
+    """Whether a matrix is ``(4, 4)``, finite, and a rotation (to 1e-4) with a translation."""
+    if pose.shape != (4, 4) or not np.isfinite(pose).all():
+        return False
+    rotation = pose[:3, :3]
+    orthonormal = np.allclose(rotation @ rotation.T, np.eye(3), atol=1e-4)
+    return bool(orthonormal and np.linalg.det(rotation) > 0 and np.array_equal(pose[3], (0.0, 0.0, 0.0, 1.0)))
 
 
 class FrameSequence(Protocol):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from endomatch_ros.errors import CalibrationError
 
@@ -14,9 +14,11 @@ Array = NDArray[np.float64]
 
 # Distortion coefficients that each model takes, as in sensor_msgs/CameraInfo and OpenCV.
 _COEFFICIENTS = {"plumb_bob": (0, 4, 5), "rational_polynomial": (8, 12, 14), "equidistant": (4,)}
+_ITERATIONS = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 200, 1e-12)  # the default, 5, is pixels off at the rim
+_ROUND_TRIP_PX = 0.01  # undistorted points that do not distort back to where they came from this well are no solution
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Camera:
     """Intrinsics of a camera. Points are undistorted, images never resampled.
 
@@ -58,41 +60,60 @@ class Camera:
             )
         if min(self.size) < 1:
             raise CalibrationError(f"the image size must be positive, not {self.size}")
+        matrix.flags.writeable = distortion.flags.writeable = False
         object.__setattr__(self, "matrix", matrix)
         object.__setattr__(self, "distortion", distortion)
 
-    def undistort(self, points: NDArray[np.floating]) -> Array:
-        """Pixels ``(N, 2)`` of the ideal pinhole camera with the same matrix."""
-        normalised = self.rays(points)[:, :2]
-        return np.asarray(normalised @ self.matrix[:2, :2].T + self.matrix[:2, 2])
+    def undistort(self, points: ArrayLike) -> Array:
+        """Pixels ``(N, 2)`` of the ideal pinhole camera with the same matrix; NaN as in :meth:`rays`."""
+        return np.asarray(self.rays(points) @ self.matrix[:2].T)
 
-    def rays(self, points: NDArray[np.floating]) -> Array:
-        """Viewing rays ``(N, 3)`` with z = 1 through pixels ``(N, 2)``."""
-        pixels = np.asarray(points, np.float64).reshape(-1, 1, 2)
-        if len(pixels) == 0:
-            return np.zeros((0, 3))
-        if self.distortion_model == "equidistant":
-            flat = cv2.fisheye.undistortPoints(pixels, self.matrix, self.distortion)
-        else:
-            # OpenCV's default of 5 iterations leaves whole pixels at the rim of a wide lens.
-            criteria = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 100, 1e-12)
-            flat = cv2.undistortPoints(pixels, self.matrix, self._padded(), criteria=criteria)
-        return np.column_stack([flat.reshape(-1, 2), np.ones(len(pixels))])
+    def rays(self, points: ArrayLike) -> Array:
+        """Viewing rays ``(N, 3)`` with z = 1 through pixels ``(N, 2)``.
 
-    def project(self, points: NDArray[np.floating]) -> Array:
+        NaN (all three) for points that are not finite or beyond what the distortion model can undo.
+        """
+        pixels = np.asarray(points, np.float64).reshape(-1, 2)
+        # OpenCV leaves skew out, so the matrix is applied here and OpenCV only distorts.
+        usable = np.isfinite(pixels).all(axis=1)
+        rays = np.full((len(pixels), 3), np.nan)
+        rays[usable] = np.column_stack([pixels[usable], np.ones(usable.sum())]) @ np.linalg.inv(self.matrix).T
+        rays[usable, 2] = 1.0
+        if self.distortion.any() and usable.any():
+            rays[usable] = self._undistorted(rays[usable])
+        return rays
+
+    def project(self, points: ArrayLike) -> Array:
         """Pixels ``(N, 2)``, distorted, of camera-frame points ``(N, 3)``; NaN for points not in front (z ≤ 0)."""
         local = np.asarray(points, np.float64).reshape(-1, 3)
-        front = local[:, 2] > 0
+        front = np.isfinite(local).all(axis=1) & (local[:, 2] > 0)
         out = np.full((len(local), 2), np.nan)
         if front.any():
-            zero = np.zeros(3)
-            seen = local[front].reshape(-1, 1, 3)
-            if self.distortion_model == "equidistant":
-                pixels, _ = cv2.fisheye.projectPoints(seen, zero, zero, self.matrix, self.distortion)
-            else:
-                pixels, _ = cv2.projectPoints(seen, zero, zero, self.matrix, self._padded())
-            out[front] = pixels.reshape(-1, 2)
+            flat = local[front] / local[front, 2:]
+            if self.distortion.any():
+                flat[:, :2] = self._distorted(flat)
+            out[front] = flat @ self.matrix[:2].T
         return out
 
-    def _padded(self) -> Array:
-        return self.distortion if len(self.distortion) else np.zeros(5)
+    def _distorted(self, rays: Array) -> Array:
+        """Distorted coordinates ``(N, 2)`` in the plane z = 1 of rays ``(N, 3)``."""
+        zero = np.zeros(3)
+        if self.distortion_model == "equidistant":
+            flat, _ = cv2.fisheye.projectPoints(rays[:, None], zero, zero, np.eye(3), self.distortion)
+        else:
+            flat, _ = cv2.projectPoints(rays[:, None], zero, zero, np.eye(3), self.distortion)
+        return np.asarray(flat, np.float64).reshape(-1, 2)
+
+    def _undistorted(self, distorted: Array) -> Array:
+        """Rays ``(N, 3)`` of distorted ones; NaN where the model has no solution."""
+        flat = np.ascontiguousarray(distorted[:, None, :2])
+        if self.distortion_model == "equidistant":
+            ideal = cv2.fisheye.undistortPoints(flat, np.eye(3), self.distortion, criteria=_ITERATIONS)
+        else:
+            ideal = cv2.undistortPoints(flat, np.eye(3), self.distortion, criteria=_ITERATIONS)
+        rays = np.column_stack([np.asarray(ideal, np.float64).reshape(-1, 2), np.ones(len(distorted))])
+        # OpenCV's iteration has no way to say that it failed, so ask the model itself.
+        with np.errstate(invalid="ignore", over="ignore"):
+            miss = np.linalg.norm((self._distorted(rays) - distorted[:, :2]) @ self.matrix[:2, :2].T, axis=1)
+            rays[~(miss < _ROUND_TRIP_PX)] = np.nan
+        return rays

@@ -8,21 +8,21 @@ from numpy.typing import NDArray
 GRID = 16  # cells along each side of the image
 
 
-def coverage(points: NDArray[np.floating], view: NDArray[np.bool_]) -> float:
+def coverage(points: NDArray[np.floating], view: NDArray[np.bool_] | NDArray[np.uint8]) -> float:
     """Share (0 to 1) of the view's cells that hold at least one point.
 
     The image is cut into 16 × 16 cells; those at least half inside the view count. 0 for an empty view.
 
     Args:
         points: ``(N, 2)`` pixels; those outside the image are ignored.
-        view: ``(H, W)`` bool.
+        view: ``(H, W)``, true (non-zero) in the view.
     """
     height, width = view.shape
     rows = np.linspace(0, height, GRID + 1).round().astype(int)
     columns = np.linspace(0, width, GRID + 1).round().astype(int)
     if height < GRID or width < GRID:
         return 0.0
-    sums = np.add.reduceat(np.add.reduceat(view, rows[:-1], axis=0, dtype=np.int64), columns[:-1], axis=1)
+    sums = np.add.reduceat(np.add.reduceat(view.astype(bool), rows[:-1], axis=0, dtype=np.int64), columns[:-1], axis=1)
     in_view = 2 * sums >= np.outer(np.diff(rows), np.diff(columns))
     # Pixel i covers [i − ½, i + ½).
     x, y = np.asarray(points, np.float64).reshape(-1, 2).T + 0.5

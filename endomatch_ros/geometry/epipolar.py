@@ -13,6 +13,8 @@ from endomatch_ros.errors import CalibrationError
 
 Array = NDArray[np.float64]
 
+_CANCELLED = 1e-12  # a normal below this share of the terms it was summed of is rounding noise, not a direction
+
 
 def skew(vector: NDArray[np.floating]) -> Array:
     """Cross-product matrix ``(3, 3)`` of a vector ``(3,)``: ``skew(a) @ b = a × b``."""
@@ -27,11 +29,13 @@ def essential_from_pose(pose: NDArray[np.floating]) -> Array:
         CalibrationError: the translation is zero, so that no epipolar geometry exists.
     """
     pose = np.asarray(pose, np.float64)
-    length = float(np.linalg.norm(pose[:3, 3]))
-    if not np.isfinite(length) or length == 0.0:
+    largest = float(np.abs(pose[:3, 3]).max())
+    if not np.isfinite(largest) or largest == 0.0:
         raise CalibrationError(f"a pose with translation {pose[:3, 3].tolist()} has no epipolar geometry")
-    # Unit length keeps the numbers apart from the scene's unit: metres and millimetres give the same matrix.
-    return skew(pose[:3, 3] / length) @ pose[:3, :3]
+    # Unit length keeps the numbers apart from the scene's unit: metres and millimetres give the same matrix. The
+    # largest part goes first, since the squares of a very short baseline would underflow.
+    direction = pose[:3, 3] / largest
+    return skew(direction / np.linalg.norm(direction)) @ pose[:3, :3]
 
 
 def fundamental_from_essential(
@@ -47,14 +51,12 @@ def fundamental_from_pose(K0: NDArray[np.floating], K1: NDArray[np.floating], po
     return fundamental_from_essential(essential_from_pose(pose), K0, K1)
 
 
-def _lines(
-    F: NDArray[np.floating], points0: NDArray[np.floating], points1: NDArray[np.floating]
-) -> tuple[Array, Array, Array]:
-    F = np.asarray(F, np.float64)
-    x0 = np.column_stack([np.asarray(points0, np.float64).reshape(-1, 2), np.ones(len(points0))])
-    x1 = np.column_stack([np.asarray(points1, np.float64).reshape(-1, 2), np.ones(len(points1))])
-    line1, line0 = x0 @ F.T, x1 @ F
-    return np.asarray((x1 * line1).sum(1)), line0, line1
+def relative_pose(pose0: NDArray[np.floating], pose1: NDArray[np.floating]) -> Array:
+    """``camera1_from_camera0`` ``(4, 4)`` of two rigid ``camera_from_world`` poses ``(4, 4)``."""
+    out = np.eye(4)
+    out[:3, :3] = pose1[:3, :3] @ pose0[:3, :3].T
+    out[:3, 3] = pose1[:3, 3] - out[:3, :3] @ pose0[:3, 3]
+    return out
 
 
 def epipolar_distance(F: NDArray[np.floating], points0: NDArray[np.floating], points1: NDArray[np.floating]) -> Array:
@@ -62,18 +64,32 @@ def epipolar_distance(F: NDArray[np.floating], points0: NDArray[np.floating], po
 
     No epsilon is added anywhere: it would bias short baselines, whose lines have small coefficients.
     """
-    residual, line0, line1 = _lines(F, points0, points1)
-    norm0, norm1 = np.hypot(line0[:, 0], line0[:, 1]), np.hypot(line1[:, 0], line1[:, 1])
-    valid = (norm0 > 0) & (norm1 > 0)
-    out = np.full(len(residual), np.nan)
-    out[valid] = 0.5 * np.abs(residual[valid]) * (1.0 / norm0[valid] + 1.0 / norm1[valid])
-    return out
+    residual, norm0, norm1 = _residuals(F, points0, points1)
+    return np.asarray((residual / norm0 + residual / norm1) / 2)
 
 
 def sampson_distance(F: NDArray[np.floating], points0: NDArray[np.floating], points1: NDArray[np.floating]) -> Array:
-    """First-order geometric distance ``(N,)`` in pixels (not squared), NaN where it is degenerate."""
-    residual, line0, line1 = _lines(F, points0, points1)
-    norm = np.sqrt((line0[:, :2] ** 2).sum(1) + (line1[:, :2] ** 2).sum(1))
-    out = np.full(len(residual), np.nan)
-    out[norm > 0] = np.abs(residual[norm > 0]) / norm[norm > 0]
-    return out
+    """First-order geometric distance ``(N,)`` in pixels (not squared), NaN where a point's line is degenerate."""
+    residual, norm0, norm1 = _residuals(F, points0, points1)
+    return np.asarray(residual / np.hypot(norm0, norm1))
+
+
+def _residuals(
+    F: NDArray[np.floating], points0: NDArray[np.floating], points1: NDArray[np.floating]
+) -> tuple[Array, Array, Array]:
+    """``|x1ᵀ F x0|`` and the lengths of the normals of the lines in image 0 and 1, each ``(N,)``; NaN if degenerate."""
+    F = np.asarray(F, np.float64)
+    # The scale of F cancels out of every distance; unit scale keeps the products far from under- and overflow.
+    F = F / np.abs(F).max() if F.any() else F
+    x0 = np.column_stack([np.asarray(points0, np.float64).reshape(-1, 2), np.ones(len(points0))])
+    x1 = np.column_stack([np.asarray(points1, np.float64).reshape(-1, 2), np.ones(len(points1))])
+    line1, line0 = x0 @ F.T, x1 @ F
+    norm0 = _normal_lengths(line0, np.abs(x1) @ np.abs(F))
+    norm1 = _normal_lengths(line1, np.abs(x0) @ np.abs(F).T)
+    return np.abs((x1 * line1).sum(axis=1)), norm0, norm1
+
+
+def _normal_lengths(lines: Array, terms: Array) -> Array:
+    """Lengths ``(N,)`` of the lines' normals; NaN where only rounding noise of the ``terms`` is left."""
+    lengths = np.hypot(lines[:, 0], lines[:, 1])
+    return np.where(lengths > _CANCELLED * terms[:, :2].max(axis=1), lengths, np.nan)

@@ -14,16 +14,21 @@ from endomatch_ros.geometry.epipolar import epipolar_distance, fundamental_from_
 
 Array = NDArray[np.float64]
 
+_ITERATIONS = 5000
+_FARTHEST_PX = 1e7  # a coordinate beyond this is a bug or a failed undistortion, and its square has lost its digits
+_STILL_PX = 0.1  # when nine of ten matches move less than this, noise would pass for a geometry
+_PARALLAX_PX = 0.5
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class EpipolarEstimate:
     """What the matches of a pair say about its epipolar geometry.
 
     Attributes:
         model: ``E`` (calibrated), ``F`` (uncalibrated) or ``none`` (could not be estimated).
         matrix: fundamental matrix ``(3, 3)`` in pixels (for ``E`` those of the ideal pinhole), Frobenius norm 1.
-        essential: essential matrix ``(3, 3)`` for model ``E``.
-        inliers: ``(N,)`` bool.
+        essential: essential matrix ``(3, 3)`` for model ``E``, singular values 1, 1, 0; else None.
+        inliers: ``(N,)`` bool, error at most the threshold; all False without a model.
         error: ``(N,)`` epipolar distance in pixels, NaN if unknown.
         message: one line for a person: the estimate, or why there is none.
     """
@@ -58,53 +63,30 @@ def estimate_epipolar(
         An estimate; few, degenerate or non-finite matches give model ``none`` with the reason, never an exception.
     """
     p0, p1 = (np.asarray(p, np.float64).reshape(-1, 2) for p in (points0, points1))
-    count = len(p0)
-    finite = np.isfinite(p0).all(1) & np.isfinite(p1).all(1)
-    needed = max(8, min_matches)
-    if finite.sum() < needed:
-        return _none(count, f"{int(finite.sum())} matches, {needed} are needed")
+    count, needed = len(p0), max(8, min_matches)
     if camera is not None:
-        p0[finite], p1[finite] = camera.undistort(p0[finite]), camera.undistort(p1[finite])
-        finite &= np.isfinite(p0).all(1) & np.isfinite(p1).all(1)
-    q0, q1 = p0[finite], p1[finite]
-    if len(np.unique(np.round(q0, 1), axis=0)) < needed or len(np.unique(np.round(q1, 1), axis=0)) < needed:
-        return _none(count, "the matches lie on too few different points")
-    if float(np.median(np.linalg.norm(q1 - q0, axis=1))) < 0.05:
+        p0, p1 = camera.undistort(p0), camera.undistort(p1)
+    with np.errstate(invalid="ignore"):
+        usable = ((np.abs(p0) < _FARTHEST_PX) & (np.abs(p1) < _FARTHEST_PX)).all(axis=1)
+    if usable.sum() < needed:
+        return _none(count, f"{int(usable.sum())} matches, {needed} are needed")
+    q0, q1 = p0[usable], p1[usable]
+    if float(np.percentile(np.linalg.norm(q1 - q0, axis=1), 90)) < _STILL_PX:
         return _none(count, "the images hardly differ: without motion there is no epipolar geometry")
     try:
         essential, fundamental = _magsac(q0, q1, camera, threshold, confidence)
-    except cv2.error as error:
-        return _none(count, f"OpenCV found no epipolar geometry ({str(error).strip().splitlines()[-1]})")
+    except cv2.error as problem:
+        return _none(count, f"OpenCV found no epipolar geometry ({str(problem).strip().splitlines()[-1]})")
     if fundamental is None:
         return _none(count, "no epipolar geometry fits the matches")
     error = np.full(count, np.nan)
-    error[finite] = epipolar_distance(fundamental, q0, q1)
-    inliers = error < threshold
-    if inliers.sum() < needed:
-        return _none(count, f"only {int(inliers.sum())} matches agree on an epipolar geometry")
+    error[usable] = epipolar_distance(fundamental, q0, q1)
+    inliers = np.nan_to_num(error, nan=np.inf) <= threshold
+    reason = _undetermined(p0[inliers], p1[inliers], needed, threshold)
+    if reason:
+        return _none(count, reason)
     message = f"{int(inliers.sum())} of {count} matches within {threshold:g} px"
     return EpipolarEstimate("F" if camera is None else "E", fundamental, essential, inliers, error, message)
-
-
-def _magsac(
-    q0: Array, q1: Array, camera: Camera | None, threshold: float, confidence: float
-) -> tuple[Array | None, Array | None]:
-    # The same matches must give the same answer: OpenCV samples from its global generator.
-    cv2.setRNGSeed(0)
-    if camera is None:
-        matrix, _ = cv2.findFundamentalMat(q0, q1, cv2.USAC_MAGSAC, threshold, confidence, 2000)
-        if matrix is None or matrix.shape != (3, 3) or not np.isfinite(matrix).all() or not matrix.any():
-            return None, None
-        return None, np.asarray(matrix / np.linalg.norm(matrix))
-    essential, _ = cv2.findEssentialMat(q0, q1, camera.matrix, cv2.USAC_MAGSAC, confidence, threshold, 2000)
-    if essential is None or essential.shape != (3, 3) or not np.isfinite(essential).all() or not essential.any():
-        return None, None
-    essential = np.asarray(essential / np.linalg.norm(essential) * np.sqrt(2.0))
-    return essential, fundamental_from_essential(essential, camera.matrix, camera.matrix)
-
-
-def _none(count: int, message: str) -> EpipolarEstimate:
-    return EpipolarEstimate("none", None, None, np.zeros(count, bool), np.full(count, np.nan), message)
 
 
 def recover_relative_pose(
@@ -113,16 +95,73 @@ def recover_relative_pose(
     """``camera1_from_camera0`` ``(4, 4)``, unit translation, from an ``E`` estimate; ``None`` if it is undecided.
 
     Of the four poses of an essential matrix the one with most inliers before both cameras is taken (cheirality).
+    Undecided are: less than half of the inliers in front, and a motion that rotation alone explains (median parallax
+    below half a pixel), since the direction of translation is then a guess.
     """
-    if estimate.model != "E" or estimate.essential is None or estimate.inliers.sum() < 5:
+    if estimate.essential is None:
         return None
-    q0 = camera.undistort(np.asarray(points0)[estimate.inliers])
-    q1 = camera.undistort(np.asarray(points1)[estimate.inliers])
+    rays0 = camera.rays(np.asarray(points0)[estimate.inliers])
+    rays1 = camera.rays(np.asarray(points1)[estimate.inliers])
     # A large depth limit: distant points count too, the default of 50 baselines would drop slow motion altogether.
-    result = cv2.recoverPose(estimate.essential, q0, q1, camera.matrix, distanceThresh=1e4)
-    front, rotation, translation = result[0], result[1], result[2]
-    if front < 0.5 * len(q0) or not np.isfinite(rotation).all() or not np.isfinite(translation).all():
+    front, rotation, translation, _, _ = cv2.recoverPose(
+        estimate.essential, rays0[:, :2].copy(), rays1[:, :2].copy(), np.eye(3), distanceThresh=1e6
+    )
+    if front < 0.5 * len(rays0) or not np.isfinite(rotation).all() or not np.isfinite(translation).all():
+        return None
+    turned = rays0 @ rotation.T
+    parallax = (turned[:, :2] / turned[:, 2:] - rays1[:, :2]) @ camera.matrix[:2, :2].T
+    if np.median(np.linalg.norm(parallax, axis=1)) < _PARALLAX_PX:
         return None
     pose = np.eye(4)
     pose[:3, :3], pose[:3, 3] = rotation, translation.ravel() / np.linalg.norm(translation)
     return pose
+
+
+def _magsac(
+    q0: Array, q1: Array, camera: Camera | None, threshold: float, confidence: float
+) -> tuple[Array | None, Array | None]:
+    """Essential (with a camera) and fundamental matrix, None without a solution.
+
+    OpenCV's USAC samples from a generator of its own with a fixed seed: the same matches give the same answer.
+    """
+    if camera is None:
+        matrix, _ = cv2.findFundamentalMat(q0, q1, cv2.USAC_MAGSAC, threshold, confidence, _ITERATIONS)
+        return None, _unit(matrix)
+    # Square pixels without skew, so that OpenCV's conversion of the threshold holds in every direction.
+    focal = float(np.sqrt(camera.matrix[0, 0] * camera.matrix[1, 1]))
+    straighten = focal * np.linalg.inv(camera.matrix[:2, :2]).T
+    r0, r1 = ((q - camera.matrix[:2, 2]) @ straighten for q in (q0, q1))
+    pinhole = np.diag([focal, focal, 1.0])
+    raw, _ = cv2.findEssentialMat(r0, r1, pinhole, cv2.USAC_MAGSAC, confidence, threshold, _ITERATIONS)
+    scaled = _unit(raw)
+    if scaled is None:
+        return None, None
+    u, _, vt = np.linalg.svd(scaled)
+    essential = np.asarray(u @ np.diag([1.0, 1.0, 0.0]) @ vt)
+    return essential, fundamental_from_essential(essential, camera.matrix, camera.matrix)
+
+
+def _unit(matrix: NDArray[np.generic] | None) -> Array | None:
+    """The matrix with Frobenius norm 1; None unless it is 3×3, finite and not zero."""
+    if matrix is None or matrix.shape != (3, 3):
+        return None
+    out = np.asarray(matrix, np.float64)
+    if not np.isfinite(out).all() or not out.any():
+        return None
+    out = out / np.abs(out).max()  # OpenCV scales by the last element: the others may be 1e17
+    return np.asarray(out / np.linalg.norm(out))
+
+
+def _undetermined(inliers0: Array, inliers1: Array, needed: int, threshold: float) -> str:
+    """Why these inliers do not determine an epipolar geometry; empty if they do."""
+    for inliers in (inliers0, inliers1):
+        if len(np.unique(np.round(inliers, 1), axis=0)) < needed:
+            return f"only {len(inliers)} matches agree on an epipolar geometry, {needed} at different points are needed"
+        narrow = np.linalg.svd(inliers - inliers.mean(axis=0), compute_uv=False)[1] / np.sqrt(len(inliers))
+        if narrow < threshold:
+            return "the matches that agree lie on one line"
+    return ""
+
+
+def _none(count: int, message: str) -> EpipolarEstimate:
+    return EpipolarEstimate("none", None, None, np.zeros(count, bool), np.full(count, np.nan), message)

@@ -39,7 +39,7 @@ def back_project(pixels: Tensor, depth: Tensor, matrix: Tensor) -> Tensor:
     ``matrix`` is ``(3, 3)``, or ``(..., 3, 3)`` with leading dimensions that broadcast against the pixels'.
     """
     homogeneous = torch.cat([pixels, torch.ones_like(pixels[..., :1])], dim=-1)
-    rays = (torch.linalg.inv(matrix) @ homogeneous[..., None])[..., 0]
+    rays: Tensor = (torch.linalg.inv(matrix) @ homogeneous[..., None])[..., 0]
     return rays * depth[..., None]
 
 
