@@ -160,12 +160,16 @@ class Client:
         self.images.publish(message)
         return self.clock
 
-    def answer(self, stamp):
-        """Wait for the epipolar status of the image with this stamp."""
+    def wait_stamped(self, messages, stamp):
+        """Wait for the message with this stamp."""
         return wait_until(
-            lambda: next((m.status[0] for m in self.errors if stamp_to_ns(m.header.stamp) == stamp), None),
+            lambda: next((m for m in messages if stamp_to_ns(m.header.stamp) == stamp), None),
             f"an answer to the image stamped {stamp}",
         )
+
+    def answer(self, stamp):
+        """Wait for the epipolar status of the image with this stamp."""
+        return self.wait_stamped(self.errors, stamp).status[0]
 
     def watch_pictures(self):
         return self.node.create_subscription(Image, f"{self.name}/visualization", self.pictures.append, 10)
@@ -247,9 +251,10 @@ class Bench:
             lambda: (
                 max(p.get_subscription_count() for p in (client.images, client.jpegs)) > 0
                 and client.node.count_publishers("endomatch/epipolar_error") > 0
-                and self.node._outputs is not None
+                and self.node._session is not None
                 and all(
-                    p.get_subscription_count() for p in (self.node._outputs._error, self.node._outputs._correspondences)
+                    p.get_subscription_count()
+                    for p in (self.node._session._outputs._error, self.node._session._outputs._correspondences)
                 )
             ),
             "discovery",

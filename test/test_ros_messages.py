@@ -140,6 +140,11 @@ def test_levels_and_reasons(changes, level, text):
     assert text in judge(figures, Limits(), "because")[1]
 
 
+def test_a_scope_at_rest_is_no_error():
+    figures = {"matches": 200, "inlier_ratio": 0.0, "median_px": float("nan"), "model": "none"}
+    assert judge(figures, Limits(), "no motion", still=True)[0] == DiagnosticStatus.WARN
+
+
 @pytest.mark.parametrize("vector", [(0, 0, 0), (0.3, -0.2, 0.1), (np.pi, 0, 0), (0, 1e-9, 0)])
 def test_relative_pose_is_the_current_camera_in_the_reference_frame(vector):
     rotation = cv2.Rodrigues(np.array(vector, np.float64))[0]

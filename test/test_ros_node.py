@@ -28,8 +28,7 @@ def transition(client, code):
 
 def test_a_pair_gives_the_documented_cloud(running):
     stamp, _ = running.matched()
-    cloud = wait_until(lambda: running.client.clouds, "a cloud")[-1]
-    assert stamp_to_ns(cloud.header.stamp) == stamp
+    cloud = running.client.wait_stamped(running.client.clouds, stamp)
     assert cloud.header.frame_id == "scope_optical"
     names = ["x", "y", "z", "u", "v", "u_ref", "v_ref", "similarity", "epipolar_error", "inlier", "track_id", "dt"]
     assert [field.name for field in cloud.fields] == names
@@ -67,16 +66,15 @@ def test_camera_info_adds_rays_and_relative_pose(running):
     info.k = pinhole(WIDTH, HEIGHT).ravel().tolist()
     wait_until(lambda: running.client.infos.get_subscription_count(), "the camera_info subscription")
     running.client.infos.publish(info)
-    wait_until(lambda: running.node._info, "camera_info")
+    wait_until(lambda: running.node._session._info, "camera_info")
     stamp, _ = running.matched()
-    pose = wait_until(lambda: running.client.poses, "a pose")[-1]
-    assert stamp_to_ns(pose.header.stamp) == stamp
+    pose = running.client.wait_stamped(running.client.poses, stamp)
     position = pose.pose.position
     expected = np.linalg.inv(TRUE_POSE)[:3, 3]
     expected /= np.linalg.norm(expected)
     np.testing.assert_allclose([position.x, position.y, position.z], expected, atol=0.02)
     assert pose.pose.orientation.w == pytest.approx(1, abs=1e-3)
-    points = unpack_cloud(running.client.clouds[-1])
+    points = unpack_cloud(running.client.wait_stamped(running.client.clouds, stamp))
     np.testing.assert_allclose(points["z"], 1)
     np.testing.assert_allclose(points["x"] * WIDTH + (WIDTH - 1) / 2, points["u"], atol=1e-3)
 
@@ -85,9 +83,9 @@ def test_contradictory_camera_info_is_named_and_matching_goes_on(running):
     info = CameraInfo(width=640, height=480, distortion_model="plumb_bob", k=pinhole(640, 480).ravel().tolist())
     wait_until(lambda: running.client.infos.get_subscription_count(), "the camera_info subscription")
     running.client.infos.publish(info)
-    wait_until(lambda: running.node._info, "camera_info")
+    wait_until(lambda: running.node._session._info, "camera_info")
     warnings = []
-    running.node._pipeline._on_warning = warnings.append
+    running.node._session.pipeline._on_warning = warnings.append
     _, status = running.matched()
     assert status.level == DiagnosticStatus.OK
     running.matched()
@@ -133,10 +131,9 @@ def test_visualization_is_made_only_for_a_subscriber(running, monkeypatch):
     running.matched()
     assert not drawn
     running.client.watch_pictures()
-    wait_until(lambda: running.node._outputs._picture.get_subscription_count(), "the subscriber")
+    wait_until(lambda: running.node._session._outputs._picture.get_subscription_count(), "the subscriber")
     stamp, _ = running.matched()
-    picture = wait_until(lambda: running.client.pictures, "a picture")[-1]
-    assert stamp_to_ns(picture.header.stamp) == stamp
+    picture = running.client.wait_stamped(running.client.pictures, stamp)
     assert (picture.width, picture.height, picture.encoding) == (80, 60, "rgb8")
 
 
@@ -148,8 +145,7 @@ def test_lifecycle_round_trip_frees_and_reloads_the_model(running):
     client.send()
     client.wait_diagnostics("processing", lambda _, v: v["dropped_not_active"] == "1", "a frame counted as not_active")
     assert transition(client, Transition.TRANSITION_CLEANUP)
-    assert running.node._matcher is None
-    assert running.node._worker is None
+    assert running.node._session is None
     assert client.node.count_publishers("endomatch/correspondences") <= 1
     assert len(client.errors) == before
     assert transition(client, Transition.TRANSITION_CONFIGURE)
@@ -163,7 +159,7 @@ def test_lifecycle_round_trip_frees_and_reloads_the_model(running):
 def test_shutdown_transition_ends_the_work(running):
     assert transition(running.client, Transition.TRANSITION_ACTIVE_SHUTDOWN)
     assert running.state == "finalized"
-    assert running.node._worker is None
+    assert running.node._session is None
 
 
 def test_without_autostart_the_node_waits():

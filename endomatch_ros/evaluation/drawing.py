@@ -48,8 +48,9 @@ def draw_flow(
     """
     height, width = image.shape[:2]
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    canvas = cv2.resize(image, size, interpolation=cv2.INTER_AREA) if size != (width, height) else image.copy()
-    canvas = cv2.convertScaleAbs(canvas, alpha=0.85)  # a little darker, so that the lines stand out
+    resized = cv2.resize(image, size, interpolation=cv2.INTER_AREA) if size != (width, height) else image
+    # A little darker, so that the lines stand out.
+    canvas = np.asarray(cv2.convertScaleAbs(resized, alpha=0.85), np.uint8)
     known = np.full(len(matches), np.nan) if error is None else np.asarray(error, np.float64)
     good = np.ones(len(matches), bool) if inliers is None else np.asarray(inliers, bool)
     chosen = _spread(matches.keypoints1, MAX_LINES)
@@ -65,7 +66,7 @@ def draw_flow(
         _draw_panel(canvas, lines, unit)
     if np.isfinite(known).any():
         _draw_scale(canvas, full_scale_px, unit)
-    return np.asarray(canvas, np.uint8)
+    return canvas
 
 
 def _draw_inliers(

@@ -103,7 +103,7 @@ def make_points(
 
 def pack_cloud(points: NDArray[Any], stamp: Time, frame_id: str) -> PointCloud2:
     """Make a PointCloud2 (height 1) from a structured array ``(N,)``; fields, offsets and types follow its dtype."""
-    fields = points.dtype.fields or {}
+    fields: Mapping[str, Any] = points.dtype.fields or {}
     cloud = PointCloud2(height=1, width=len(points), is_bigendian=False)
     cloud.header.stamp, cloud.header.frame_id = stamp, frame_id
     cloud.fields = [
@@ -184,13 +184,14 @@ def failure_values() -> dict[str, Any]:
     }
 
 
-def judge(figures: Mapping[str, Any], limits: Limits, reason: str = "") -> tuple[bytes, str]:
+def judge(figures: Mapping[str, Any], limits: Limits, reason: str = "", still: bool = False) -> tuple[bytes, str]:
     """Level and message of ``~/epipolar_error``.
 
     Args:
         figures: from :func:`error_values`.
         limits: the thresholds.
         reason: why no geometry was estimated, when ``model`` is ``none``.
+        still: the matches hardly move: then a missing geometry is a WARN, for a scope at rest is no fault.
 
     Returns:
         ``(DiagnosticStatus level, message that says why)``.
@@ -200,7 +201,7 @@ def judge(figures: Mapping[str, Any], limits: Limits, reason: str = "") -> tuple
     if matches < limits.min_matches:
         return error, f"{matches} matches, fewer than min_matches {limits.min_matches}"
     if figures["model"] == "none":
-        return error, f"no epipolar geometry: {reason or 'unknown reason'}"
+        return warn if still else error, f"no epipolar geometry: {reason}"
     if not median <= limits.error_median_px:
         return error, f"median epipolar error {median:.2f} px is above error_median_px {limits.error_median_px:g}"
     if median > limits.warn_median_px:
@@ -248,7 +249,7 @@ def pack_pose(pose: NDArray[np.float64], stamp: Time, frame_id: str) -> PoseStam
     return message
 
 
-def _quaternion(rotation: NDArray[np.float64]) -> tuple[float, float, float, float]:
+def _quaternion(rotation: NDArray[np.floating]) -> tuple[float, float, float, float]:
     """``(x, y, z, w)`` of a rotation matrix, by way of its rotation vector; ``w`` is never negative."""
     vector = cv2.Rodrigues(rotation)[0].ravel()
     angle = float(np.linalg.norm(vector))

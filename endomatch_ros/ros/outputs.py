@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import PoseStamped
-from rclpy.lifecycle import LifecycleNode
-from rclpy.publisher import Publisher
+from rclpy.lifecycle import LifecycleNode, LifecyclePublisher
 from rclpy.qos import QoSHistoryPolicy, QoSPolicyKind, QoSProfile, QoSReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CompressedImage, Image, PointCloud2
@@ -36,6 +36,9 @@ INPUT_QOS = QoSProfile(history=QoSHistoryPolicy.KEEP_LAST, depth=1, reliability=
 OUTPUT_QOS = QoSProfile(history=QoSHistoryPolicy.KEEP_LAST, depth=10, reliability=QoSReliabilityPolicy.RELIABLE)
 
 
+_STILL_PX = 0.5  # median motion below which a scope counts as at rest
+
+
 class Outputs:
     """Publishers under the node's private namespace; used by the worker thread.
 
@@ -48,7 +51,7 @@ class Outputs:
         self._node = node
         self._hardware_id = hardware_id
         self._name = f"{node.get_fully_qualified_name()}: epipolar error"
-        self._publishers: list[Publisher[Any]] = []
+        self._publishers: list[LifecyclePublisher[Any]] = []
         self._correspondences = self._publisher(PointCloud2, "~/correspondences")
         self._error = self._publisher(DiagnosticArray, "~/epipolar_error")
         self._pose = self._publisher(PoseStamped, "~/relative_pose")
@@ -62,7 +65,9 @@ class Outputs:
         points = make_points(matches, estimate.error, estimate.inliers, pair.rays)
         self._correspondences.publish(pack_cloud(points, stamp, frame_id))
         figures = error_values(matches, estimate.error, estimate.inliers, estimate.model, estimate.matrix)
-        level, message = judge(figures, job.settings.limits, estimate.message)
+        motion = np.linalg.norm(matches.keypoints1 - matches.keypoints0, axis=1)
+        still = len(motion) > 0 and float(np.median(motion)) < _STILL_PX
+        level, message = judge(figures, job.settings.limits, estimate.message, still)
         self._error.publish(pack_error(figures, level, message, stamp, frame_id, self._name, self._hardware_id))
         if pair.pose is not None:
             self._pose.publish(pack_pose(pair.pose, stamp, frame_id))
@@ -82,8 +87,8 @@ class Outputs:
             self._node.destroy_lifecycle_publisher(publisher)
         self._publishers.clear()
 
-    def _publisher(self, kind: type, topic: str) -> Publisher[Any]:
-        publisher = self._node.create_lifecycle_publisher(
+    def _publisher(self, kind: type, topic: str) -> LifecyclePublisher[Any]:
+        publisher: LifecyclePublisher[Any] = self._node.create_lifecycle_publisher(
             kind, topic, OUTPUT_QOS, qos_overriding_options=QoSOverridingOptions(OVERRIDABLE)
         )
         self._publishers.append(publisher)

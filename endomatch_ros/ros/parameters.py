@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,6 @@ from endomatch_ros.ros.messages import Limits
 
 if TYPE_CHECKING:
     from rclpy.node import Node
-    from rclpy.parameter import Parameter
 
 OWN = "model"
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
@@ -144,18 +143,17 @@ def read(node: Node) -> Settings:
     return Settings(**{field.name: node.get_parameter(field.name).value for field in fields(Settings)})
 
 
-def check(parameters: Sequence[Parameter], current: Mapping[str, Any], configured: bool) -> None:
+def check(changes: Mapping[str, Any], current: Mapping[str, Any], configured: bool) -> None:
     """Check new values beyond what type and range can say.
 
     Args:
-        parameters: those to be set, qos overrides and the like included (passed over).
-        current: the other parameters' values.
+        changes: new values by name.
+        current: the values so far.
         configured: weights are loaded and topics are open.
 
     Raises:
         ConfigError: with the parameter's name, its value and what is allowed.
     """
-    changes = {parameter.name: parameter.value for parameter in parameters if parameter.name in SPECS}
     for name, value in changes.items():
         _check_one(name, value, SPECS[name])
         if configured and SPECS[name].when == "unconfigured" and value != current.get(name):
