@@ -41,11 +41,11 @@ class Window:
 
     def to_cells(self, points: NDArray[np.floating], cell: float) -> NDArray[np.float64]:
         """Source pixels ``(N, 2)`` to coordinates on a map with cells of ``cell`` network pixels."""
-        return (points - np.array([self.x, self.y]) + 0.5) * self.scale / cell - 0.5
+        return np.asarray((points - np.array([self.x, self.y]) + 0.5) * self.scale / cell - 0.5)
 
     def to_source(self, cells: NDArray[np.floating], cell: float) -> NDArray[np.float64]:
         """The inverse of :meth:`to_cells`."""
-        return (cells + 0.5) * cell / self.scale - 0.5 + np.array([self.x, self.y])
+        return np.asarray((cells + 0.5) * cell / self.scale - 0.5 + np.array([self.x, self.y]))
 
 
 @dataclass(frozen=True)
@@ -88,13 +88,13 @@ class FrameFeatures:
         """
         w = self.window
         grey = cv2.cvtColor(self.image[w.y : w.y + w.height, w.x : w.x + w.width], cv2.COLOR_RGB2GRAY)
-        value = grey.astype(np.float32)
         # Noise below the scale of tissue texture would be blown up with it.
-        value = cv2.GaussianBlur(value, (0, 0), 1.0)
+        value = cv2.GaussianBlur(grey.astype(np.float32), (0, 0), 1.0)
         box = (_NORMALISATION_BOX, _NORMALISATION_BOX)
         mean = cv2.boxFilter(value, -1, box)
-        deviation = cv2.sqrt(cv2.max(cv2.sqrBoxFilter(value, -1, box) - mean * mean, 0.0))
-        return cv2.convertScaleAbs((value - mean) / (deviation + _CONTRAST_FLOOR) * _GAIN + 128.0)
+        deviation = np.sqrt(np.maximum(cv2.sqrBoxFilter(value, -1, box) - mean * mean, 0.0))
+        contrast = (value - mean) / (deviation + _CONTRAST_FLOOR)
+        return np.asarray(np.clip(contrast * _GAIN + 128.5, 0, 255), np.uint8)
 
     @cached_property
     def usable_cells(self) -> Tensor:

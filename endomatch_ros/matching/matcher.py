@@ -21,7 +21,7 @@ from endomatch_ros.matching.features import FrameFeatures, Window
 from endomatch_ros.matching.mask import check_image, check_mask, highlight_mask, view_mask
 from endomatch_ros.matching.refinement import detect, refine
 from endomatch_ros.matching.types import Matches
-from endomatch_ros.models import MatcherNetwork, ModelInfo, load_model
+from endomatch_ros.models import Descriptors, MatcherNetwork, ModelInfo, load_model
 
 
 class Matcher:
@@ -110,7 +110,7 @@ class Matcher:
         shrinks = window.net_width < window.width
         small = cv2.resize(crop, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
         small_view = cv2.resize(inside.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
-        descriptors = self._forward(small, small_view)
+        descriptors = self._forward(np.asarray(small, np.uint8), np.asarray(small_view, np.uint8))
         network = self.network
         log_scale = network.log_scale_coarse if network.fine is None else network.log_scale_fine
         return FrameFeatures(
@@ -191,7 +191,7 @@ class Matcher:
             weights = torch.from_numpy(view).to(self.device)[None, None].float()
             half = self.config.half and self.device.type == "cuda"
             with torch.autocast(self.device.type, torch.float16, enabled=half):
-                descriptors = self.network(tensor, weights)
+                descriptors: Descriptors = self.network(tensor, weights)
             return descriptors.finest[0].float()
 
 

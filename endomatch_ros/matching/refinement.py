@@ -15,12 +15,6 @@ from endomatch_ros.matching.coarse import CoarseMatches
 from endomatch_ros.matching.features import FrameFeatures, Window
 from endomatch_ros.matching.flow_field import FlowField
 
-_LK = {
-    "winSize": (31, 31),
-    "maxLevel": 2,
-    "criteria": (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 20, 0.01),
-    "minEigThreshold": 1e-4,
-}
 MIN_COARSE = 8  # fewer coarse matches than this say nothing about the motion
 
 
@@ -92,10 +86,9 @@ def refine(
     local = points - origin
     field = coarse_field(coarse, features0)
     warped, inside = _warp(features1, window1, field.dense(window0.width, window0.height), origin)
-    found, ok_forward, _ = cv2.calcOpticalFlowPyrLK(features0.normalised, warped, local[:, None], None, **_LK)
-    back, ok_backward, _ = cv2.calcOpticalFlowPyrLK(warped, features0.normalised, found, None, **_LK)
-    found, back = found[:, 0], back[:, 0]
-    good = (ok_forward[:, 0] > 0) & (ok_backward[:, 0] > 0)
+    found, ok_forward = _lucas_kanade(features0.normalised, warped, local)
+    back, ok_backward = _lucas_kanade(warped, features0.normalised, found)
+    good = ok_forward & ok_backward
     good &= np.linalg.norm(back - local, axis=1) < forward_backward_px
     # The coarse flow is right to a few cells; a larger correction is a jump to similar texture.
     good &= np.linalg.norm(found - local, axis=1) < 4.0 * features0.cell_px
@@ -103,6 +96,23 @@ def refine(
     targets = (found + field(found) + origin).astype(np.float32)
     good &= _lookup(features1.usable, targets)
     return targets, _agree(points, targets, good, features0)
+
+
+def _lucas_kanade(
+    image0: NDArray[np.uint8], image1: NDArray[np.uint8], points: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """``points`` ``(N, 2)`` of image 0 in image 1, and which of them could be followed."""
+    found, status, _ = cv2.calcOpticalFlowPyrLK(
+        image0,
+        image1,
+        points[:, None],
+        None,  # type: ignore[call-overload]  # OpenCV's stubs do not know that the guess is optional
+        winSize=(31, 31),
+        maxLevel=2,
+        criteria=(cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 20, 0.01),
+        minEigThreshold=1e-4,
+    )
+    return np.asarray(found, np.float32)[:, 0], np.asarray(status)[:, 0] > 0
 
 
 def _warp(
@@ -115,7 +125,7 @@ def _warp(
     map_y = flow[..., 1] + (np.arange(height, dtype=np.float32)[:, None] + shift[1])
     warped = cv2.remap(features.normalised, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     inside = (map_x >= 0) & (map_y >= 0) & (map_x <= window.width - 1) & (map_y <= window.height - 1)
-    return warped, inside
+    return np.asarray(warped, np.uint8), np.asarray(inside)
 
 
 def _lookup(mask: NDArray[np.bool_], points: NDArray[np.floating]) -> NDArray[np.bool_]:

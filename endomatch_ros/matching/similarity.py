@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from endomatch_ros.geometry.warping import pixels_to_grid
+
 _CHUNK = 1 << 24  # similarities held at a time: 64 MiB in float32
 
 
@@ -30,7 +32,7 @@ def nearest(queries: Tensor, keys: Tensor, valid: Tensor | None = None) -> tuple
         similarity, index = nearest(queries, keys[positions])
         return similarity, positions[index]
     rows = max(1, _CHUNK // max(1, len(keys)))
-    best = [(part @ keys.T).max(dim=1) for part in queries.split(rows)]
+    best = [(part @ keys.T).max(dim=1) for part in torch.split(queries, rows)]
     if not best:
         return queries.new_zeros(0), torch.zeros(0, dtype=torch.long, device=keys.device)
     return torch.cat([b.values for b in best]), torch.cat([b.indices for b in best])
@@ -84,16 +86,13 @@ def sub_cell(anchors: Tensor, map1: Tensor, index1: Tensor, temperature: float) 
     nx, ny = x[:, None] + offsets[:, 0], y[:, None] + offsets[:, 1]  # (K, 9)
     inside = (nx >= 0) & (nx < w) & (ny >= 0) & (ny < h)
     near = map1.flatten(1)[:, (ny.clamp(0, h - 1) * w + nx.clamp(0, w - 1)).flatten()]
-    logits = torch.einsum("kc,ckn->kn", anchors, near.unflatten(1, (-1, 9))) / temperature
+    logits = torch.einsum("kc,ckn->kn", anchors, near.reshape(len(near), -1, 9)) / temperature
     weights = torch.softmax(logits.masked_fill(~inside, -torch.inf), dim=1)
     return torch.stack([x, y], 1) + weights @ offsets.to(weights.dtype)
 
 
 def sample_descriptors(descriptors: Tensor, cells: Tensor) -> Tensor:
     """L2-normalised bilinear samples of ``(C, h, w)`` at cell coordinates ``(N, 2)``: ``(N, C)``."""
-    size = cells.new_tensor([descriptors.shape[-1], descriptors.shape[-2]])
-    grid = (cells + 0.5) * 2.0 / size - 1.0
-    out = functional.grid_sample(
-        descriptors[None], grid[None, None].to(descriptors.dtype), align_corners=False, padding_mode="border"
-    )
+    grid = pixels_to_grid(cells, (descriptors.shape[-1], descriptors.shape[-2]))[None, None].to(descriptors.dtype)
+    out = functional.grid_sample(descriptors[None], grid, align_corners=False, padding_mode="border")
     return functional.normalize(out[0, :, 0].T, dim=1)

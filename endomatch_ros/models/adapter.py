@@ -24,4 +24,5 @@ class Adapter(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Adapted tokens, ``(B, N, C)`` to ``(B, N, C)``."""
-        return tokens + self.gate * (self.block(tokens) - tokens)
+        moved: Tensor = self.block(tokens)
+        return tokens + self.gate * (moved - tokens)

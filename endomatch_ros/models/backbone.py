@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import timm
 import torch
@@ -41,7 +42,7 @@ class ConvStem(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Stem features at a quarter of the image's resolution."""
-        x = self.reduce(image)
+        x: Tensor = self.reduce(image)
         for block in self.blocks:
             x = x + block(x)
         return x
@@ -99,6 +100,12 @@ def build_backbone(config: ModelConfig, pretrained: bool = False, weights: Path 
             init_values=0.1,
         )
         return Backbone(config, vit, ConvStem(config.stem_channels))
+    if not timm.is_model(config.backbone):
+        raise ConfigError(f"timm {timm.__version__} has no backbone {config.backbone!r}: update timm or mend the name")
+    if timm.models.model_entrypoint(config.backbone).__module__ != "timm.models.vision_transformer":
+        raise ConfigError(
+            f"backbone {config.backbone!r} does not serve: only timm Vision Transformers give a token grid"
+        )
     overlay = {"file": str(weights)} if weights is not None else None
     try:
         model = timm.create_model(
@@ -108,19 +115,9 @@ def build_backbone(config: ModelConfig, pretrained: bool = False, weights: Path 
             num_classes=0,
             dynamic_img_size=True,
         )
-    except RuntimeError as error:
-        if "Unknown model" in str(error):
-            raise ConfigError(
-                f"timm {timm.__version__} has no backbone {config.backbone!r}: update timm or mend the name"
-            ) from error
+    except Exception as error:  # timm, the hub and safetensors raise types of their own for missing or damaged files
         raise CheckpointError(_missing(config.backbone, weights, error)) from error
-    except Exception as error:  # timm, the hub and safetensors raise types of their own for a missing or damaged file
-        raise CheckpointError(_missing(config.backbone, weights, error)) from error
-    if not isinstance(model, VisionTransformer):
-        raise ConfigError(
-            f"backbone {config.backbone!r} is a {type(model).__name__}: only timm Vision Transformers serve"
-        )
-    return Backbone(config, model, None)
+    return Backbone(config, cast(VisionTransformer, model), None)
 
 
 def _missing(name: str, weights: Path | None, error: Exception) -> str:

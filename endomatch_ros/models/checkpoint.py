@@ -64,6 +64,10 @@ def save_checkpoint(
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(path.suffix + ".part")
     save_file(tensors, str(part), metadata=metadata)
+    # safetensors makes its files private; a model is for the robot's user too.
+    umask = os.umask(0)
+    os.umask(umask)
+    part.chmod(0o666 & ~umask)
     # A reader sees the old file or the new one, never half of one.
     os.replace(part, path)
 

@@ -51,7 +51,8 @@ class FineBranch(nn.Module):
     def forward(self, tokens: Tensor, stem: Tensor) -> Tensor:
         """``(B, C, h, w)`` tokens and ``(B, S, 4h, 4w)`` stem to ``(B, F, 4h, 4w)``."""
         lifted = functional.interpolate(self.lift(tokens), size=stem.shape[-2:], mode="bilinear", align_corners=False)
-        return self.fuse(stem + lifted)
+        fused: Tensor = self.fuse(stem + lifted)
+        return fused
 
 
 class MatcherNetwork(nn.Module):

@@ -6,15 +6,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from endomatch_ros.geometry.warping import pixels_to_grid
+
 
 def interpolate(features: Tensor, cells: Tensor) -> Tensor:
     """Bilinear samples of ``(B, C, h, w)`` at cell coordinates ``(B, K, 2)``: ``(B, K, C)``.
 
     Convention: cell ``(0, 0)``'s centre is coordinate (0, 0); outside, the border is repeated.
     """
-    h, w = features.shape[-2:]
-    size = cells.new_tensor([w, h])
-    grid = (cells + 0.5) * 2.0 / size - 1.0
+    grid = pixels_to_grid(cells, (features.shape[-1], features.shape[-2]))
     out = functional.grid_sample(features, grid[:, :, None], align_corners=False, padding_mode="border")
     return out[..., 0].transpose(1, 2)
 

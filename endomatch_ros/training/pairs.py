@@ -20,8 +20,10 @@ class AugmentConfig:
     """Strength of the augmentation; every image of a pair is drawn on its own.
 
     Attributes:
+        size: ``(width, height)`` of the images that the network sees, cut out around a common point of the pair.
+        zoom: range of the magnification common to both images, so that tissue is seen at many scales.
         rotation: deviation of the in-plane rotation, radians.
-        log_scale: deviation of the log of the zoom.
+        log_scale: deviation of the log of each image's own zoom.
         shift: deviation of the translation, share of the image's size.
         gamma: range of the tone curve's exponent.
         log_gain: deviation of the log of the exposure.
@@ -30,9 +32,11 @@ class AugmentConfig:
         noise: largest deviation of the added noise, 8-bit levels.
     """
 
+    size: tuple[int, int] = (256, 192)
+    zoom: tuple[float, float] = (0.75, 2.2)
     rotation: float = 0.22
     log_scale: float = 0.12
-    shift: float = 0.04
+    shift: float = 0.08
     gamma: tuple[float, float] = (0.7, 1.45)
     log_gain: float = 0.28
     white_balance: float = 0.06
@@ -72,8 +76,12 @@ class ScenePairs(Dataset[dict[str, Tensor]]):
             i, j = rng.choice(len(scene["images"]), 2, replace=False)
             p0, p1 = scene["points"].astype(np.float64), scene["targets"][i, j].astype(np.float64)
             known = np.isfinite(p1[:, 0])
-            a = self._view(scene, i, p0[known], rng)
-            b = self._view(scene, j, p1[known], rng)
+            if not known.any():
+                continue
+            centre = rng.choice(np.flatnonzero(known))
+            zoom = np.exp(rng.uniform(*np.log(self._augment.zoom))) if self._augment else 1.0
+            a = self._view(scene, i, p0[known], p0[centre], zoom, rng)
+            b = self._view(scene, j, p1[known], p1[centre], zoom, rng)
             good = np.flatnonzero(a["inside"] & b["inside"])
             if len(good) >= self._points // 8:
                 break  # else: hardly any overlap, draw another pair
@@ -92,12 +100,17 @@ class ScenePairs(Dataset[dict[str, Tensor]]):
         return self._cache[path]
 
     def _view(
-        self, scene: dict[str, NDArray], index: int, points: NDArray[np.float64], rng: np.random.Generator
+        self,
+        scene: dict[str, NDArray],
+        index: int,
+        points: NDArray[np.float64],
+        centre: NDArray[np.float64],
+        zoom: float,
+        rng: np.random.Generator,
     ) -> dict[str, NDArray]:
         image, view = scene["images"][index], scene["view"].astype(np.uint8)
         if self._augment is not None:
-            matrix = _similarity(image.shape, self._augment, rng)
-            size = (image.shape[1], image.shape[0])
+            matrix, size = _similarity(centre, zoom, self._augment, rng), self._augment.size
             image = cv2.warpAffine(image, matrix, size, flags=cv2.INTER_LINEAR)
             view = cv2.warpAffine(view, matrix, size, flags=cv2.INTER_NEAREST)
             points = points @ matrix[:, :2].T + matrix[:, 2]
@@ -108,14 +121,15 @@ class ScenePairs(Dataset[dict[str, Tensor]]):
         return {"image": image, "view": view, "points": points, "inside": inside}
 
 
-def _similarity(shape: tuple[int, ...], config: AugmentConfig, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Random 2×3 similarity about the image's centre (pixel-centre coordinates)."""
-    height, width = shape[:2]
-    angle, scale = rng.normal(0, config.rotation), np.exp(rng.normal(0, config.log_scale))
-    shift = rng.normal(0, config.shift, 2) * (width, height)
+def _similarity(
+    centre: NDArray[np.float64], zoom: float, config: AugmentConfig, rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """Random 2×3 similarity that brings ``centre`` near the middle of the output (pixel-centre coordinates)."""
+    size = np.array(config.size)
+    angle, scale = rng.normal(0, config.rotation), zoom * np.exp(rng.normal(0, config.log_scale))
     linear = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    centre = np.array([width - 1, height - 1]) / 2
-    return np.column_stack([linear, centre - linear @ centre + shift])
+    middle = (size - 1) / 2 + rng.normal(0, config.shift, 2) * size
+    return np.column_stack([linear, middle - linear @ centre])
 
 
 def _photometric(image: NDArray[np.uint8], config: AugmentConfig, rng: np.random.Generator) -> NDArray[np.uint8]:

@@ -148,7 +148,7 @@ class SyntheticEndoscope:
         """Pixels ``(N, 2)`` and depth ``(N,)`` at ``time_b`` of tissue at ``world`` ``(N, 3)`` at ``time_a``."""
         material = self._surface.material(world, time_a)
         local = (material + self._surface.displacement(material, time_b)) @ pose_b[:3, :3].T + pose_b[:3, 3]
-        matrix = torch.from_numpy(self.camera.matrix)
+        matrix = torch.tensor(self.camera.matrix)
         return (local / local[:, 2:].clamp_min(1e-6)) @ matrix[:2].T, local[:, 2]
 
     def _rays(self, pixels: Tensor, pose: Tensor) -> tuple[Tensor, Tensor]:

@@ -28,7 +28,8 @@ class Trajectory:
         right = np.cross([0.0, 1.0, 0.0], forward)
         right /= np.linalg.norm(right)
         base = np.stack([right, np.cross(forward, right), forward])
-        jitter = _rotation(self._turn(time)) @ _rotation(np.array([0.0, 0.0, self._roll + 0.08 * np.sin(0.3 * time)]))
+        roll = self._roll + 0.08 * self._config.wobble * np.sin(0.3 * time)
+        jitter = _rotation(self._turn(time)) @ _rotation(np.array([0.0, 0.0, roll]))
         rotation = jitter @ base
         pose = np.eye(4)
         pose[:3, :3], pose[:3, 3] = rotation, -rotation @ centre
