@@ -54,6 +54,7 @@ setup(
         "numpy>=1.24",
         # Headless: a robot or a server has no libGL, and nothing here opens a window.
         "opencv-python-headless>=4.8",
+        "pillow>=10.0",
         "pyyaml>=6.0",
         "rich>=13.0",
         "rosbags>=0.11",
