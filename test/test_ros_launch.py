@@ -1,4 +1,4 @@
-"""Launch and configuration files: they parse and agree with the parameters; the launch file runs where launch exists."""
+"""Launch and configuration files parse and agree with the parameters; the launch file runs where launch exists."""
 
 import ast
 import importlib.util
@@ -29,9 +29,10 @@ def test_launch_file_compiles():
 
 def test_launch_file_starts_the_node_with_what_was_asked():
     pytest.importorskip("launch_ros", reason="launch_ros comes with a ROS installation only")
-    from launch import LaunchContext
     from launch.actions import DeclareLaunchArgument, SetEnvironmentVariable
     from launch_ros.actions import Node
+
+    from launch import LaunchContext
 
     module = launch_module()
     context = LaunchContext()

@@ -50,14 +50,18 @@ def test_a_wrong_command_line_is_one_line_and_exit_code_2(arguments, text):
     assert text in line
 
 
-def test_a_missing_model_keeps_the_process_up_and_says_so(watching, spawn):
-    process = spawn([*NODE, "--ros-args", "-p", "model:=/nowhere/model.safetensors"], cwd=ROOT)
+@pytest.mark.parametrize("kind", ["missing", "damaged", "unknown"])
+def test_a_model_that_cannot_be_loaded_keeps_the_process_up_and_says_so(watching, spawn, tmp_path, kind):
+    damaged = tmp_path / "damaged.safetensors"
+    damaged.write_bytes(b"no weights at all" * 100)
+    model = {"missing": "/nowhere/model.safetensors", "damaged": str(damaged), "unknown": "dinov9-huge"}[kind]
+    process = spawn([*NODE, "--ros-args", "-p", f"model:={model}"], cwd=ROOT)
     status, _ = wait_until(
         lambda: (found := watching.client.diagnostics("/endomatch: model")) and found[0].level != b"\x00" and found,
         "an ERROR",
         patience=120,
     )
-    assert "/nowhere/model.safetensors" in status.message
+    assert model in status.message
     assert process.poll() is None
 
 
@@ -104,7 +108,8 @@ def test_qos_override_is_used_and_an_incompatible_publisher_is_logged(offered, a
             assert publisher.get_subscription_count() == 0
 
 
-def test_profile_is_found_and_the_users_own_is_kept():
+def test_profile_is_found_without_an_ament_index_and_the_users_own_is_kept(monkeypatch):
+    monkeypatch.delenv("AMENT_PREFIX_PATH", raising=False)
     environment = {}
     dds.prepare(environment)
     assert Path(environment["FASTDDS_DEFAULT_PROFILES_FILE"]).name == "fastdds_shm.xml"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from endomatch_ros.matching.types import Matches
+if TYPE_CHECKING:
+    from endomatch_ros.matching.types import Matches
 
 MAX_LINES = 1500
 """More lines than this hide the picture; the rest is left out, evenly over the image."""

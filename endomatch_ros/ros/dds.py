@@ -8,7 +8,7 @@ import sys
 from collections.abc import MutableMapping
 from pathlib import Path
 
-from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
+from ament_index_python.packages import get_package_share_directory
 
 _PROFILE = "fastdds_shm.xml"
 _VARIABLE, _HUMBLE_VARIABLE = "FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE"
@@ -21,7 +21,7 @@ def profile_path() -> Path:
         FileNotFoundError: the package is neither installed nor run from its source tree.
     """
     candidates = [Path(sys.prefix, "share", "endomatch_ros"), Path(__file__).resolve().parents[2]]
-    with contextlib.suppress(PackageNotFoundError, LookupError):  # no ament index at all is a LookupError
+    with contextlib.suppress(LookupError, OSError):  # not in the index; no index at all
         candidates.insert(0, Path(get_package_share_directory("endomatch_ros")))
     for folder in candidates:
         if (folder / "config" / _PROFILE).is_file():

@@ -122,7 +122,9 @@ def _no_images_hint(node: Node, topic: str, type_name: str) -> str:
         )
     if node.get_publishers_info_by_topic(f"{topic}/compressed"):
         return f"only {topic}/compressed is published; set image_transport to compressed"
-    others = sorted(name for name, kinds in node.get_topic_names_and_types() if type_name in kinds and name != topic)
+    mine = (topic, node.get_fully_qualified_name() + "/")  # asked for, or the node's own pictures
+    topics = node.get_topic_names_and_types()
+    others = sorted(name for name, kinds in topics if type_name in kinds and not name.startswith(mine))
     seen = f" (there are: {', '.join(others[:8])})" if others else " (there is none now)"
     return f"nobody publishes it; remap image_raw to a topic of type {type_name}{seen}"
 

@@ -30,7 +30,6 @@ from rclpy.qos_overriding_options import InvalidQosOverridesError
 from std_srvs.srv import SetBool, Trigger
 
 from endomatch_ros.errors import ConfigError, EndomatchError
-from endomatch_ros.matching import Matcher, StreamMatcher
 from endomatch_ros.ros import diagnostics, parameters
 from endomatch_ros.ros.session import Session
 from endomatch_ros.ros.statistics import Statistics
@@ -43,8 +42,8 @@ class EndomatchNode(LifecycleNode):
     """See the module's text.
 
     Args:
-        load, make_stream: make the matcher from the parameters ``model`` and ``device``, and its stream; for tests
-            and other matchers.
+        load: makes the matcher from the parameters ``model`` and ``device``; None: this package's.
+        make_stream: makes the stream of the matcher; None: this package's.
         **kwargs: rclpy's node arguments (``parameter_overrides``, ``context``, ``namespace``, …).
 
     Raises:
@@ -53,12 +52,12 @@ class EndomatchNode(LifecycleNode):
 
     def __init__(
         self,
-        load: Callable[..., Any] = Matcher.from_pretrained,
-        make_stream: Callable[[Any], Any] = StreamMatcher,
+        load: Callable[[str, str], Any] | None = None,
+        make_stream: Callable[[Any], Any] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__("endomatch", **kwargs)
-        self._load, self._make_stream = load, make_stream
+        self._load, self._make_stream = load or _load_matcher, make_stream or _make_stream
         self._session: Session | None = None
         self._fault = ""
         self._statistics = Statistics()
@@ -196,6 +195,19 @@ class EndomatchNode(LifecycleNode):
         )
         self._faults_reported = faults
         self._report_to.publish(diagnostics.make_report(self, snapshot, condition))
+
+
+# PyTorch takes seconds to import: only configure needs it, a wrong parameter should be reported at once.
+def _load_matcher(model: str, device: str) -> Any:
+    from endomatch_ros.matching import Matcher
+
+    return Matcher.from_pretrained(model, device)
+
+
+def _make_stream(matcher: Any) -> Any:
+    from endomatch_ros.matching import StreamMatcher
+
+    return StreamMatcher(matcher)
 
 
 def main(args: list[str] | None = None) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -16,11 +16,13 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from endomatch_ros.errors import CalibrationError, ConfigError
 from endomatch_ros.geometry.camera import Camera
 from endomatch_ros.geometry.robust import EpipolarEstimate, estimate_epipolar, recover_relative_pose
-from endomatch_ros.matching import Matches, StreamMatcher
 from endomatch_ros.ros.calibration import to_camera
 from endomatch_ros.ros.images import RGB, compressed_to_rgb, to_rgb
 from endomatch_ros.ros.messages import stamp_to_ns
 from endomatch_ros.ros.parameters import MATCHER_PARAMETERS, Settings
+
+if TYPE_CHECKING:
+    from endomatch_ros.matching import Matches
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class Pipeline:
         settings: the parameters to start with.
         on_reset: told the cause when the stream starts again (``stamp_backwards``, ``size_changed``, …).
         on_warning: told once about each calibration that cannot be used.
-        make_stream: makes the stream of the matcher; for tests.
+        make_stream: makes the stream of the matcher.
 
     Raises:
         ConfigError: the mask file cannot be read, or the matcher refuses a value.
@@ -84,7 +86,7 @@ class Pipeline:
         settings: Settings,
         on_reset: Callable[[str], None],
         on_warning: Callable[[str], None],
-        make_stream: Callable[[Any], Any] = StreamMatcher,
+        make_stream: Callable[[Any], Any],
     ) -> None:
         self._matcher = matcher
         self._stream = make_stream(matcher)
