@@ -24,7 +24,7 @@ examples:
   endomatch match a.png b.png --output overlay.png
   endomatch demo
   endomatch node --ros-args -r image_raw:=/camera/image_raw -p device:=cuda
-  endomatch evaluate --help
+  endomatch evaluate --data recordings/sinus --output results
   endomatch train --output runs/mine
 
 `endomatch COMMAND --help` tells more."""
@@ -92,8 +92,9 @@ def _parser() -> argparse.ArgumentParser:
         return command
 
     _add_match(add("match", _match, "match two pictures", epilog=_MATCH_EXAMPLES))
-    node = add("node", _node, "run the ROS 2 node", epilog=_NODE_EXAMPLES, usage="endomatch node [--ros-args ...]")
-    node.set_defaults(takes_rest=True)
+    usage = "endomatch node [--ros-args ...]"
+    node = add("node", _hand_over, "run the ROS 2 node", epilog=_NODE_EXAMPLES, usage=usage)
+    node.set_defaults(takes_rest=True, module="endomatch_ros.ros.node")
     info = add("info", _info, "show model, versions, devices and whether ROS is there")
     _add_model(info)
     info.add_argument("--json", action="store_true", help="as JSON")
@@ -151,19 +152,16 @@ def _match(args: argparse.Namespace, _: list[str]) -> int:
     return 0
 
 
-def _node(_: argparse.Namespace, rest: list[str]) -> int:
-    try:
-        from endomatch_ros.ros.node import main as run_node
-    except ImportError as error:
-        raise ConfigError(
-            f"the node needs ROS 2, which {sys.executable} cannot use ({error}): source a ROS 2 installation of the "
-            'same Python version, or install the wheels with pip install "endomatch_ros[ros]"'
-        ) from error
-    return run_node(rest)
-
-
 def _hand_over(args: argparse.Namespace, rest: list[str]) -> int:
-    run: Callable[[list[str]], int] = importlib.import_module(args.module).main
+    try:
+        run: Callable[[list[str]], int] = importlib.import_module(args.module).main
+    except ImportError as error:
+        if not args.module.startswith("endomatch_ros.ros."):
+            raise
+        raise ConfigError(
+            f"`endomatch {args.command}` cannot start: {error}. It needs ROS 2 for {sys.executable}: source a ROS 2 "
+            'installation of the same Python version, or install the wheels with pip install "endomatch_ros[ros]"'
+        ) from error
     return run(rest)
 
 

@@ -11,9 +11,9 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
-from endomatch_ros import __version__
-
 from conftest import ROOT
+
+from endomatch_ros import __version__
 
 PACKAGE = ROOT / "endomatch_ros"
 MANIFEST = ElementTree.parse(ROOT / "package.xml").getroot()

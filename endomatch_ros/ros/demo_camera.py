@@ -20,6 +20,7 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from endomatch_ros.data.frames import Frame
 from endomatch_ros.data.synthetic import SceneConfig, SyntheticEndoscope
 from endomatch_ros.ros.messages import pack_pose, stamp_to_ns
+from endomatch_ros.ros.processes import end_with_parent
 from endomatch_ros.ros.publisher import FramePublisher
 
 LISTENERS = 2
@@ -71,6 +72,10 @@ def _start_worker(config: SceneConfig) -> None:
     import torch
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent tells the workers when to end
+    end_with_parent()  # and if it is killed, cannot
+    parent = multiprocessing.parent_process()
+    if parent is None or os.getppid() != parent.pid:
+        os._exit(1)  # it was killed before the line above
     torch.set_num_threads(1)
     _scene = SyntheticEndoscope(config)
 

@@ -48,7 +48,7 @@ class Child:
                 stderr=file,
                 env=dict(environment),
                 start_new_session=True,
-                preexec_fn=_end_with_parent,
+                preexec_fn=end_with_parent,
             )
         self._rest = b""
         if self._process.stdout is not None:
@@ -100,6 +100,7 @@ class Child:
             self._process.stdout.close()
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
+    """Have Linux send this process SIGTERM when its parent has died; elsewhere nothing."""
     if _LIBC is not None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
