@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-_NORMALISATION_BOX = 49  # pixels of the local normalisation's window at source resolution
+_NORMALISATION_SHARE = 0.045  # side of the local normalisation's window, as a share of the view's long side
 _CONTRAST_FLOOR = 4.0  # 8-bit levels added to the deviation, so that noise on flat tissue is not blown up
 _GAIN = 40.0  # 8-bit levels a local deviation, in the image that Lucas–Kanade sees
 
@@ -84,16 +84,21 @@ class FrameFeatures:
     def normalised(self) -> NDArray[np.uint8]:
         """The window's grey image with local mean and contrast removed, ``(window.height, window.width)`` uint8.
 
-        A light that moves with the camera changes brightness and contrast everywhere; structure stays.
+        A light that moves with the camera changes brightness and contrast everywhere; structure stays. Only usable
+        pixels count: the rim of the view and highlights do not move with the tissue, and would hold points back.
         """
         w = self.window
-        grey = cv2.cvtColor(self.image[w.y : w.y + w.height, w.x : w.x + w.width], cv2.COLOR_RGB2GRAY)
+        area = slice(w.y, w.y + w.height), slice(w.x, w.x + w.width)
+        weight = self.usable[area].astype(np.float32)
         # Noise below the scale of tissue texture would be blown up with it.
-        value = cv2.GaussianBlur(grey.astype(np.float32), (0, 0), 1.0)
-        box = (_NORMALISATION_BOX, _NORMALISATION_BOX)
-        mean = cv2.boxFilter(value, -1, box)
-        deviation = np.sqrt(np.maximum(cv2.sqrBoxFilter(value, -1, box) - mean * mean, 0.0))
-        contrast = (value - mean) / (deviation + _CONTRAST_FLOOR)
+        levels = cv2.cvtColor(self.image[area], cv2.COLOR_RGB2GRAY).astype(np.float32)
+        grey = weight * np.asarray(cv2.GaussianBlur(levels, (0, 0), 1.0))
+        side = 2 * round(_NORMALISATION_SHARE * max(w.width, w.height) / 2) + 1
+        box = (side, side)
+        total = np.maximum(cv2.boxFilter(weight, -1, box), 1e-3)
+        mean = cv2.boxFilter(grey, -1, box) / total
+        variance = cv2.sqrBoxFilter(grey, -1, box) / total - mean * mean
+        contrast = weight * (grey - mean) / (np.sqrt(np.maximum(variance, 0.0)) + _CONTRAST_FLOOR)
         return np.asarray(np.clip(contrast * _GAIN + 128.5, 0, 255), np.uint8)
 
     @cached_property

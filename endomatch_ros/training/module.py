@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import lightning
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from endomatch_ros.models import Descriptors, MatcherNetwork
@@ -59,7 +60,7 @@ class MatcherModule(lightning.LightningModule):
         self.log("val_pck5_identity", (still < 5).float().mean(), batch_size=size)
         self.log("val_median_error", error.median(), prog_bar=True, batch_size=size)
 
-    def configure_optimizers(self) -> dict[str, object]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW and the schedule; temperatures, gates, norms and biases are not decayed."""
         c = self._optimiser
         decayed = [p for p in self.parameters() if p.requires_grad and p.ndim > 1]
@@ -93,9 +94,9 @@ class MatcherModule(lightning.LightningModule):
 
         def level(map0: Tensor, map1: Tensor, log_scale: Tensor) -> Tensor:
             stride = patch * d0.coarse.shape[-1] / map0.shape[-1]
-            cells = [(batch[k] + 0.5) / stride - 0.5 for k in ("points0", "points1")]
+            cells0, cells1 = ((batch[k] + 0.5) / stride - 0.5 for k in ("points0", "points1"))
             # The scale is bounded (CLIP does the same): past 100 the softmax is an argmax and learns nothing.
-            return symmetric_infonce(map0.float(), map1.float(), *cells, log_scale.exp().clamp(max=100.0))
+            return symmetric_infonce(map0.float(), map1.float(), cells0, cells1, log_scale.exp().clamp(max=100.0))
 
         coarse = level(d0.coarse, d1.coarse, self.network.log_scale_coarse)
         if d0.fine is None or d1.fine is None:

@@ -111,10 +111,10 @@ class ScenePairs(Dataset[dict[str, Tensor]]):
         image, view = scene["images"][index], scene["view"].astype(np.uint8)
         if self._augment is not None:
             matrix, size = _similarity(centre, zoom, self._augment, rng), self._augment.size
-            image = cv2.warpAffine(image, matrix, size, flags=cv2.INTER_LINEAR)
+            moved = cv2.warpAffine(image, matrix, size, flags=cv2.INTER_LINEAR)
             view = cv2.warpAffine(view, matrix, size, flags=cv2.INTER_NEAREST)
             points = points @ matrix[:, :2].T + matrix[:, 2]
-            image = _photometric(image, self._augment, rng)
+            image = _photometric(np.asarray(moved, np.uint8), self._augment, rng)
         x, y = np.round(points).astype(int).T
         inside = (x >= 2) & (y >= 2) & (x < image.shape[1] - 2) & (y < image.shape[0] - 2)
         inside[inside] = view[y[inside], x[inside]] > 0

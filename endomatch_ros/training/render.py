@@ -61,7 +61,7 @@ def render_scene(seed: int, directory: str) -> Path:
         np.savez(
             part,
             images=np.stack([f.image for f in frames]),
-            view=frames[0].mask,
+            view=np.asarray(frames[0].mask),
             points=points.astype(np.int16),
             targets=targets,
             config=np.array(str(asdict(config))),
