@@ -105,7 +105,6 @@ class Outputs:
             f"{1e3 * (time.monotonic() - job.received):.0f} ms",
         ]
         estimate, settings = pair.estimate, job.settings
-        full_scale = max(2.0 * settings.ransac_threshold_px, 1.0)
         picture = draw_flow(
             pair.image,
             pair.matches,
@@ -113,7 +112,7 @@ class Outputs:
             estimate.inliers,
             lines,
             scale=settings.visualization_scale,
-            full_scale_px=full_scale,
+            full_scale_px=settings.ransac_threshold_px,  # inliers end there
         )
         stamp, frame_id = job.stamp, job.message.header.frame_id
         if raw:
