@@ -225,8 +225,8 @@ class Bench:
             self.wait_state("active")
             self.wait_connected()
 
-    def _load(self, model, device):
-        self.loaded.append((model, device))
+    def _load(self, settings):
+        self.loaded.append((settings.model, settings.device))
         return FakeMatcher()
 
     def _make_stream(self, matcher):

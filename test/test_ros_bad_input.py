@@ -95,7 +95,7 @@ def test_a_failing_matcher_is_reported_and_survived(running):
 def test_a_model_that_fails_leaves_an_unconfigured_node_that_can_be_mended(error):
     outcomes = [error]
 
-    def load(model, device):
+    def load(settings):
         if outcomes:
             raise outcomes.pop()
         return FakeMatcher()

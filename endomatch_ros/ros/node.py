@@ -42,7 +42,7 @@ class EndomatchNode(LifecycleNode):
     """See the module's text.
 
     Args:
-        load: makes the matcher from the parameters ``model`` and ``device``; None: this package's.
+        load: makes the matcher from the parameters; None: this package's.
         make_stream: makes the stream of the matcher; None: this package's.
         **kwargs: rclpy's node arguments (``parameter_overrides``, ``context``, ``namespace``, …).
 
@@ -52,7 +52,7 @@ class EndomatchNode(LifecycleNode):
 
     def __init__(
         self,
-        load: Callable[[str, str], Any] | None = None,
+        load: Callable[[parameters.Settings], Any] | None = None,
         make_stream: Callable[[Any], Any] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -80,7 +80,7 @@ class EndomatchNode(LifecycleNode):
         settings = parameters.read(self)
         started = time.monotonic()
         try:
-            matcher = self._load(settings.model, settings.device)
+            matcher = self._load(settings)
             matcher.warmup(WARM_UP_SIZE)
             self._session = session = Session(self, matcher, settings, self._statistics, self._make_stream)
         except Exception as error:
@@ -198,10 +198,10 @@ class EndomatchNode(LifecycleNode):
 
 
 # PyTorch takes seconds to import: only configure needs it, a wrong parameter should be reported at once.
-def _load_matcher(model: str, device: str) -> Any:
+def _load_matcher(settings: parameters.Settings) -> Any:
     from endomatch_ros.matching import Matcher
 
-    return Matcher.from_pretrained(model, device)
+    return Matcher.from_pretrained(settings.model, settings.device, settings.backbone_weights or None)
 
 
 def _make_stream(matcher: Any) -> Any:

@@ -60,6 +60,9 @@ SPECS: dict[str, Spec] = {
     "autostart": Spec(True, "Configure and activate when the node starts.", when="start"),
     "model": Spec("embedded", "Preset (embedded, dinov2-small, …) or path of a .safetensors checkpoint.", when=_SETUP),
     "device": Spec("auto", "Where the network runs: auto, cpu, cuda or cuda:N.", when=_SETUP),
+    "backbone_weights": Spec(
+        "", "File with a DINOv2 backbone's weights in timm's format; empty: the hub's cache.", when=_SETUP
+    ),
     "image_transport": Spec(
         "raw", "raw: sensor_msgs/Image on image_raw; compressed: CompressedImage on image_raw/compressed.",
         choices=("raw", "compressed"), when=_SETUP,
@@ -97,6 +100,7 @@ class Settings:
 
     model: str
     device: str
+    backbone_weights: str
     image_transport: str
     rectified: bool
     mask: str

@@ -28,6 +28,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--seed", type=int, default=0, help="of weights and data")
     p.add_argument("--workers", type=int, default=1, help="data-loading processes")
     p.add_argument("--precision", default="32-true", help="Lightning's precision, e.g. bf16-mixed on a GPU")
+    p.add_argument("--checkpoint-every", type=int, default=250, help="steps between checkpoints and validations")
     p.add_argument("--resume", action="store_true", help="continue from DIR/last.ckpt")
     return p
 

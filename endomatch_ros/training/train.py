@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,10 +11,10 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 
 from endomatch_ros import __version__
-from endomatch_ros.errors import ConfigError
+from endomatch_ros.errors import CheckpointError, ConfigError
 from endomatch_ros.models import MatcherNetwork, ModelConfig, save_checkpoint
 from endomatch_ros.models.backbone import build_backbone
 from endomatch_ros.training.module import MatcherModule, OptimiserConfig
@@ -42,6 +43,7 @@ class TrainConfig:
         workers: data-loading processes.
         resume: continue from ``output/last.ckpt`` if it is there.
         precision: Lightning's precision, e.g. ``32-true``, ``bf16-mixed``.
+        checkpoint_every: steps between checkpoints and validations.
     """
 
     output: Path
@@ -55,9 +57,10 @@ class TrainConfig:
     workers: int = 1
     resume: bool = False
     precision: str = "32-true"
+    checkpoint_every: int = 250
 
     def __post_init__(self) -> None:
-        for name in ("scenes", "validation_scenes", "max_steps", "batch_size"):
+        for name in ("scenes", "validation_scenes", "max_steps", "batch_size", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"--{name.replace('_', '-')} is {getattr(self, name)}: it must be at least 1")
         if not 0 < self.learning_rate < 1:
@@ -78,7 +81,12 @@ def train(config: TrainConfig) -> Path:
     module = MatcherModule(network, OptimiserConfig(config.learning_rate, max_steps=config.max_steps))
     pairs = ScenePairs(train_files, config.max_steps * config.batch_size, seed=config.seed, augment=AugmentConfig())
     check = ScenePairs(validation_files, 64, seed=1, augment=None)
-    every = max(1, min(250, config.max_steps))
+    last = config.output / "last.ckpt"
+    resume = config.resume and last.exists()
+    # Item k of the data depends on k alone: a resumed run goes on with the pair that the broken one would have drawn.
+    seen = _steps(last) * config.batch_size if resume else 0
+    rest = Subset(pairs, range(seen, len(pairs)))
+    every = min(config.checkpoint_every, config.max_steps)
     checkpoint = ModelCheckpoint(config.output, save_last=True, every_n_train_steps=every, save_top_k=0)
     trainer = lightning.Trainer(
         max_steps=config.max_steps,
@@ -87,16 +95,17 @@ def train(config: TrainConfig) -> Path:
         logger=CSVLogger(config.output, name="log"),
         gradient_clip_val=1.0,
         val_check_interval=every,
+        check_val_every_n_epoch=None,  # count steps, also in a resumed run
         log_every_n_steps=10,
         num_sanity_val_steps=0,
         default_root_dir=config.output,
     )
-    last = config.output / "last.ckpt"
     trainer.fit(
         module,
-        DataLoader(pairs, config.batch_size, num_workers=config.workers, persistent_workers=config.workers > 0),
+        DataLoader(rest, config.batch_size, num_workers=config.workers),
         DataLoader(check, config.batch_size),
-        ckpt_path=last if config.resume and last.exists() else None,
+        ckpt_path=last if resume else None,
+        weights_only=False,  # our own file, in our own output directory
     )
     metrics = {k: round(float(v), 4) for k, v in trainer.callback_metrics.items()}
     notes = {
@@ -108,3 +117,11 @@ def train(config: TrainConfig) -> Path:
     path = config.output / "model.safetensors"
     save_checkpoint(network, path, notes, half=True)
     return path
+
+
+def _steps(checkpoint: Path) -> int:
+    """Optimiser steps behind a Lightning checkpoint."""
+    try:
+        return int(torch.load(checkpoint, map_location="cpu", weights_only=False)["global_step"])
+    except (RuntimeError, KeyError, EOFError, OSError, pickle.UnpicklingError) as error:
+        raise CheckpointError(f"{checkpoint} cannot be resumed ({error}): remove it and start anew") from error
