@@ -10,6 +10,7 @@ PYTHON ?= $(firstword $(foreach p,python3 python3.14 python3.13 python3.12 pytho
 ROS ?= $(if $(filter Linux-x86_64,$(shell uname -s -m | tr ' ' -)),wheels,system)
 VENV ?= .venv
 DEMO_OUTPUT ?= demo_output
+TRAIN_ARGS ?= --output runs/embedded
 VENV_PATH := $(abspath $(VENV))
 BIN := $(VENV_PATH)/bin
 STAMP := $(VENV)/.endomatch-$(ROS)
@@ -43,11 +44,11 @@ test-all: $(STAMP) ## all tests
 
 lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+	$(BIN)/ruff format --check --exclude '*.md' .
 	$(BIN)/mypy
 
 format: $(STAMP) ## apply ruff's formatting and safe fixes
-	$(BIN)/ruff format .
+	$(BIN)/ruff format --exclude '*.md' .
 	$(BIN)/ruff check --fix .
 
 train-embedded: $(STAMP) ## train the embedded model anew (TRAIN_ARGS="--max-steps 100 ...")

@@ -176,11 +176,11 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--output", type=Path, default=Path("demo_output"), metavar="DIR", help="where the results go")
     add("--seconds", type=float, default=20.0, help="length of the stream")
-    add("--rate", type=float, default=10.0, help="frames per second")
+    add("--rate", type=float, default=5.0, help="frames per second")
     add("--size", default="640x512", metavar="WxH", help="of the images in pixels")
     add("--kind", choices=("tunnel", "cavity"), default="tunnel", help="what the scope looks at")
     add("--seed", type=int, default=7, help="of the scene")
-    add("--distinct", type=int, default=60, metavar="N", help="frames to render; they are played to and fro")
+    add("--distinct", type=int, default=50, metavar="N", help="frames to render; they are played to and fro")
     add("--model", default="embedded", help="preset or .safetensors file")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     return parser
