@@ -65,7 +65,7 @@ setup(
     extras_require={
         "ros": ROS_WHEELS,
         "train": ["lightning>=2.4", "tensorboard>=2.14"],
-        "test": ["pytest>=7.4"],  # colcon test runs pytest only where this extra names it
+        "test": ["packaging", "pytest>=7.4", "scipy>=1.10"],  # colcon test runs pytest only where this extra names it
         "lint": ["mypy>=1.11", "ruff>=0.6", "types-PyYAML"],
     },
     entry_points={

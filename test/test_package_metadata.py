@@ -7,7 +7,9 @@ import importlib
 import os
 import re
 import subprocess
+import sys
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -35,20 +37,49 @@ def test_package_xml_is_format_3_ament_python_with_the_same_version():
     assert (ROOT / str(MANIFEST.find("license").get("file"))).is_file()
 
 
-def test_package_xml_names_every_ros_package_that_is_imported():
-    imported = set()
-    for file in [*PACKAGE.rglob("*.py"), *ROOT.glob("launch/*.py")]:
+def imports_of(files: Iterable[Path]) -> set[str]:
+    """Top-level names of all absolute imports."""
+    names = set()
+    for file in files:
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Import):
-                imported |= {alias.name.split(".")[0] for alias in node.names}
+                names |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-                imported.add(node.module.split(".")[0])
-    ros = {n for n in imported if n.endswith(("_msgs", "_srvs", "_interfaces"))} | (
-        imported & {"rclpy", "cv_bridge", "launch", "launch_ros", "ament_index_python", "message_filters"}
-    )
+                names.add(node.module.split(".")[0])
+    return names
+
+
+def from_ros(names: set[str]) -> set[str]:
+    """Those that a ROS installation brings."""
+    known = {"rclpy", "cv_bridge", "launch", "launch_ros", "ament_index_python", "message_filters"}
+    return {name for name in names if name.endswith(("_msgs", "_srvs", "_interfaces")) or name in known}
+
+
+def test_package_xml_names_every_ros_package_that_is_imported():
+    ros = from_ros(imports_of([*PACKAGE.rglob("*.py"), *ROOT.glob("launch/*.py")]))
     assert "rclpy" in ros
     declared = {e.text for e in MANIFEST if e.tag in ("depend", "exec_depend")}
     assert ros <= declared, f"missing in package.xml: {sorted(ros - declared)}"
+
+
+@pytest.mark.parametrize(("folder", "extras"), [("endomatch_ros", ("train",)), ("test", ("train", "test"))])
+def test_setup_names_every_distribution_that_is_imported(folder: str, extras: tuple[str, ...]):
+    named = {"PIL": "pillow", "cv2": "opencv-python-headless", "yaml": "pyyaml"}
+    own = {"endomatch_ros", *(file.stem for file in (ROOT / folder).glob("*.py"))}
+    imported = imports_of((ROOT / folder).rglob("*.py"))
+    imported -= own | from_ros(imported) | set(sys.stdlib_module_names)
+    allowed = {"_pytest", "rosidl_runtime_py", "rpyutils", "launch_testing"}  # parts of pytest and of ROS
+    call = setup_call()
+    groups = ast.literal_eval(
+        ast.Dict(
+            [k for k in call["extras_require"].keys if k.value != "ros"],
+            [v for v in call["extras_require"].values if isinstance(v, ast.List)],
+        )
+    )
+    asked = [*ast.literal_eval(call["install_requires"]), *(item for extra in extras for item in groups[extra])]
+    declared = {normal(re.split(r"[\[<>=~ ]", item)[0]) for item in asked}
+    missing = {name for name in imported - allowed if normal(named.get(name, name)) not in declared}
+    assert missing == set()
 
 
 def test_changelog_has_this_version_or_a_section_for_the_next():
