@@ -12,7 +12,7 @@ from endomatch_ros.matching import MatcherConfig
 from endomatch_ros.matching.features import Window
 from endomatch_ros.matching.flow_field import FlowField
 from endomatch_ros.matching.mask import check_image, check_mask, highlight_mask, view_mask
-from endomatch_ros.matching.similarity import mutual_matches, nearest, sample_descriptors, sub_cell
+from endomatch_ros.matching.similarity import locate, mutual_matches, sample_descriptors
 
 RNG = np.random.default_rng(0)
 
@@ -22,24 +22,9 @@ def unit(*shape):
     return values / values.norm(dim=0, keepdim=True)
 
 
-def test_nearest_against_numpy_also_in_chunks(monkeypatch):
-    queries, keys = unit(16, 300).T, unit(16, 500).T
-    expected = queries.numpy() @ keys.numpy().T
-    valid = torch.from_numpy(RNG.random(500) < 0.5)
-    for chunk in (1 << 24, 1000):
-        monkeypatch.setattr("endomatch_ros.matching.similarity._CHUNK", chunk)
-        similarity, index = nearest(queries, keys)
-        assert np.array_equal(index.numpy(), expected.argmax(1))
-        assert np.allclose(similarity.numpy(), expected.max(1))
-        similarity, index = nearest(queries, keys, valid)
-        masked = np.where(valid.numpy(), expected, -9)
-        assert np.array_equal(index.numpy(), masked.argmax(1))
-    similarity, _ = nearest(queries, keys, torch.zeros(500, dtype=torch.bool))
-    assert (similarity < -1).all()
-    assert len(nearest(queries[:0], keys)[0]) == 0
-
-
-def test_mutual_matches_against_brute_force():
+@pytest.mark.parametrize("chunk", [1 << 24, 200])
+def test_mutual_matches_against_brute_force(monkeypatch, chunk):
+    monkeypatch.setattr("endomatch_ros.matching.similarity._CHUNK", chunk)
     map0, map1 = unit(8, 9, 11), unit(8, 10, 7)
     valid0, valid1 = torch.from_numpy(RNG.random((9, 11)) < 0.8), torch.from_numpy(RNG.random((10, 7)) < 0.8)
     s = map0.flatten(1).T.numpy() @ map1.flatten(1).numpy()
@@ -51,28 +36,55 @@ def test_mutual_matches_against_brute_force():
     assert np.allclose(similarity.numpy(), [s[i, j] for i, j in zip(index0, index1, strict=True)])
 
 
-def test_a_permutation_is_found_again_with_any_stride():
+def test_a_permutation_is_found_again():
     map0 = unit(32, 12, 12)
     order = torch.from_numpy(RNG.permutation(144))
     map1 = map0.flatten(1)[:, order].unflatten(1, (12, 12))
     everywhere = torch.ones(12, 12, dtype=torch.bool)
-    for stride, count in ((1, 144), (2, 36), (3, 16)):
-        index0, index1, similarity = mutual_matches(map0, map1, everywhere, everywhere, stride)
-        assert len(index0) == count
-        assert torch.equal(order[index1], index0)
-        assert torch.allclose(similarity, torch.ones_like(similarity))
+    index0, index1, similarity = mutual_matches(map0, map1, everywhere, everywhere)
+    assert len(index0) == 144
+    assert torch.equal(order[index1], index0)
+    assert torch.allclose(similarity, torch.ones_like(similarity))
+    nowhere = ~everywhere
+    assert len(mutual_matches(map0, map1, nowhere, everywhere)[0]) == 0
+    assert len(mutual_matches(map0, map1, everywhere, nowhere)[0]) == 0
 
 
-def test_sub_cell_is_the_expectation_over_the_neighbours():
+def test_tolerance_lets_the_way_back_end_beside():
+    map0, map1 = unit(8, 9, 11), unit(8, 10, 7)
+    everywhere0, everywhere1 = torch.ones(9, 11, dtype=torch.bool), torch.ones(10, 7, dtype=torch.bool)
+    s = (map0.flatten(1).T @ map1.flatten(1)).numpy()
+    for tolerance in (0, 1, 3):
+        expected = set()
+        for i in range(99):
+            back = s[:, s[i].argmax()].argmax()
+            if max(abs(back % 11 - i % 11), abs(back // 11 - i // 11)) <= tolerance:
+                expected.add(i)
+        found = mutual_matches(map0, map1, everywhere0, everywhere1, tolerance)[0]
+        assert set(found.tolist()) == expected
+
+
+def test_locate_is_the_expectation_around_the_best_cell_of_the_window():
     map1 = unit(6, 5, 5)
     anchor = unit(6, 1).T
     s = (anchor @ map1.flatten(1)).numpy().reshape(5, 5)
-    weights = np.exp(s[1:4, 1:4] / 0.1)
+    found = locate(anchor, map1, torch.tensor([[1, 1]]), 3, 0.1)[0].numpy()
+    y, x = np.unravel_index(s[1:4, 1:4].argmax(), (3, 3))
+    y, x = y + 1, x + 1
+    weights = np.exp(s[y - 1 : y + 2, x - 1 : x + 2] / 0.1)
     weights /= weights.sum()
-    expected = [2 + (weights.sum(0) * [-1, 0, 1]).sum(), 2 + (weights.sum(1) * [-1, 0, 1]).sum()]
-    assert np.allclose(sub_cell(anchor, map1, torch.tensor([12]), 0.1)[0], expected)
-    corner = sub_cell(anchor, map1, torch.tensor([0]), 0.1)[0]
+    assert np.allclose(found, [x + (weights.sum(0) * [-1, 0, 1]).sum(), y + (weights.sum(1) * [-1, 0, 1]).sum()])
+    corner = locate(anchor, map1, torch.tensor([[-1, -1]]), 2, 0.1)[0]
     assert (corner >= 0).all()
+    assert (corner <= 1).all()
+
+
+def test_locate_finds_a_planted_descriptor():
+    map1 = unit(32, 20, 20)
+    corners = torch.tensor([[3, 4], [10, 2], [14, 14]])
+    cells = corners + torch.tensor([[5, 0], [2, 3], [5, 5]])
+    anchors = torch.stack([map1[:, y, x] for x, y in cells.tolist()])
+    assert torch.allclose(locate(anchors, map1, corners, 6, 1e-3), cells.double(), atol=1e-6)
 
 
 def test_sampled_descriptors_at_cell_centres_are_the_cells():

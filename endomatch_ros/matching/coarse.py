@@ -7,9 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
 
 from endomatch_ros.matching.features import FrameFeatures
-from endomatch_ros.matching.similarity import mutual_matches, sample_descriptors, sub_cell
+from endomatch_ros.matching.similarity import locate, mutual_matches, sample_descriptors
+
+_LARGE = 4096  # cells; above, the similarities of all pairs of cells take longer than the network
 
 
 @dataclass(frozen=True)
@@ -24,27 +28,32 @@ class CoarseMatches:
 def match_coarse(features0: FrameFeatures, features1: FrameFeatures, threshold: float) -> CoarseMatches:
     """Mutual nearest neighbours of two frames' descriptor maps with cosine similarity of at least ``threshold``.
 
-    On a fine map every second cell asks, which costs a quarter and loses nothing: the refinement densifies again.
+    A fine map is matched on blocks of 2×2 cells first, at a sixteenth of the cost; each match is then located on the
+    map itself.
     """
     map0, map1 = features0.descriptors, features1.descriptors
-    fine = map0.shape[-1] * map0.shape[-2] > 4096
-    index0, index1, similarity = mutual_matches(
-        map0,
-        map1,
-        features0.usable_cells,
-        features1.usable_cells,
-        stride=2 if fine else 1,
-        tolerance=1.0 if fine else 0.0,
-    )
+    block = 2 if map0.shape[-1] * map0.shape[-2] > _LARGE else 1
+    pooled0, pooled1 = _pool(map0, block), _pool(map1, block)
+    valid0, valid1 = features0.usable_cells(block), features1.usable_cells(block)
+    index0, index1, similarity = mutual_matches(pooled0, pooled1, valid0, valid1, tolerance=block - 1)
     keep = similarity >= threshold
     index0, index1, similarity = index0[keep], index1[keep], similarity[keep]
-    target = sub_cell(map0.flatten(1).T[index0], map1, index1, features1.temperature)
-    width = map0.shape[-1]
-    cells0 = torch.stack([index0 % width, index0 // width], 1).cpu().numpy()
+    width0, width1 = pooled0.shape[-1], pooled1.shape[-1]
+    corners = block * torch.stack([index1 % width1, index1 // width1], 1) - 2 * (block - 1)
+    anchors = pooled0.flatten(1).T[index0]
+    target = locate(anchors, map1, corners, 5 * block - 4, features1.temperature)
+    cells0 = torch.stack([index0 % width0, index0 // width0], 1)
     return CoarseMatches(
-        features0.window.to_source(cells0.astype(np.float64), features0.cell),
+        features0.window.to_source(cells0.double().cpu().numpy(), features0.cell * block),
         features1.window.to_source(target.double().cpu().numpy(), features1.cell),
         similarity.float().cpu().numpy(),
+    )
+
+
+def _pool(descriptors: Tensor, block: int) -> Tensor:
+    """``(C, h, w)`` averaged over ``block``×``block`` cells, L2-normalised."""
+    return (
+        descriptors if block == 1 else functional.normalize(functional.avg_pool2d(descriptors[None], block)[0], dim=0)
     )
 
 

@@ -25,10 +25,10 @@ class MatcherConfig:
     """
 
     resolution: int = 512
-    similarity_threshold: float = 0.3
+    similarity_threshold: float = 0.5
     max_keypoints: int = 2000
     refinement: Literal["photometric", "none"] = "photometric"
-    forward_backward_px: float = 1.0
+    forward_backward_px: float = 0.5
     mask: Literal["auto", "none"] = "auto"
     half: bool = True
 

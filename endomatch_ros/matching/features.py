@@ -101,11 +101,10 @@ class FrameFeatures:
         contrast = weight * (grey - mean) / (np.sqrt(np.maximum(variance, 0.0)) + _CONTRAST_FLOOR)
         return np.asarray(np.clip(contrast * _GAIN + 128.5, 0, 255), np.uint8)
 
-    @cached_property
-    def usable_cells(self) -> Tensor:
-        """``(h, w)`` bool on the descriptors' device: cells whose centre may be matched."""
+    def usable_cells(self, block: int = 1) -> Tensor:
+        """``(h / block, w / block)`` bool on the descriptors' device: blocks of cells whose centre may be matched."""
         w = self.window
         part = self.usable[w.y : w.y + w.height, w.x : w.x + w.width].astype(np.uint8)
-        h, width = self.descriptors.shape[-2:]
-        cells = cv2.resize(part, (int(width), int(h)), interpolation=cv2.INTER_NEAREST)
+        height, width = self.descriptors.shape[-2:]
+        cells = cv2.resize(part, (int(width) // block, int(height) // block), interpolation=cv2.INTER_NEAREST)
         return torch.from_numpy(cells.astype(bool)).to(self.descriptors.device)

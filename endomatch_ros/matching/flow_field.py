@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -57,7 +59,7 @@ class FlowField:
         size = self._shape[0] * self._shape[1]
         moments = np.stack([np.bincount(self._bins, weights * layer, size).reshape(self._shape) for layer in layers], 2)
         # A thin long-range tail bridges regions without matches by their surroundings.
-        blurred = cv2.GaussianBlur(moments, (0, 0), sigma) + 1e-3 * cv2.GaussianBlur(moments, (0, 0), 6.0 * sigma)
+        blurred = np.add(_blur(moments, sigma), 1e-3 * _blur(moments, 4.0 * sigma))
         w, sx, sy, sxx, sxy, syy, su, sv, sxu, sxv, syu, syv = np.moveaxis(blurred, 2, 0)
         safe = np.maximum(w, 1e-12)
         mx, my, mu, mv = sx / safe, sy / safe, su / safe, sv / safe
@@ -99,3 +101,9 @@ class FlowField:
         whole = cv2.resize(nodes, (columns * spacing, rows * spacing), interpolation=cv2.INTER_LINEAR)
         offset = (spacing - 1) // 2
         return np.ascontiguousarray(whole[offset : offset + height, offset : offset + width])
+
+
+def _blur(moments: NDArray[Any], sigma: float) -> Field:
+    # OpenCV's own choice of kernel for doubles reaches 4 σ: 3 σ cost less and change nothing here.
+    side = 2 * int(np.ceil(3.0 * sigma)) + 1
+    return np.asarray(cv2.GaussianBlur(moments, (side, side), sigma), np.float64)

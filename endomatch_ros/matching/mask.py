@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +12,7 @@ from endomatch_ros.errors import ImageError
 
 _WORK_SIDE = 320  # the view's outline is smooth: it is found on a small copy
 _DARK = 16  # 8-bit level; the surround of a scope's view is darker, also with sensor noise
-_SATURATED = 250
+_SATURATED = 235
 
 
 def check_image(image: NDArray[np.uint8], name: str = "image") -> NDArray[np.uint8]:
@@ -41,17 +43,17 @@ def view_mask(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """
     height, width = image.shape[:2]
     scale = min(1.0, _WORK_SIDE / max(height, width))
-    small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else image
+    small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR) if scale < 1 else image
     # Opening removes overlay text and noise; what is left counts if it is large.
     lit = (small.max(axis=2) > _DARK).astype(np.uint8)
-    bright = np.asarray(cv2.morphologyEx(lit, cv2.MORPH_OPEN, np.ones((5, 5), np.uint8)), np.uint8)
+    bright = cv2.morphologyEx(lit, cv2.MORPH_OPEN, np.ones((5, 5), np.uint8))
     count, labels, stats, _ = cv2.connectedComponentsWithStats(bright)
     large = [k for k in range(1, count) if stats[k, cv2.CC_STAT_AREA] >= 0.01 * bright.size]
     if not large:
         return np.zeros((height, width), bool)
     ys, xs = np.nonzero(np.isin(labels, large))
     hull = cv2.convexHull(np.column_stack([xs, ys]).astype(np.int32))
-    view = np.zeros(bright.shape, np.uint8)
+    view: NDArray[Any] = np.zeros(bright.shape, np.uint8)
     cv2.fillConvexPoly(view, hull, 1)
     if view.mean() < 0.995:
         # The rim is blurred and often glares: keep a hundredth of the image away from it, but not from the border.
@@ -65,7 +67,17 @@ def view_mask(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
 def highlight_mask(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Saturated highlights of an RGB image, with a margin for their blurred edges: ``(H, W)`` bool, True on them."""
     # All channels high: red alone saturates on perfectly good tissue.
-    saturated = (image.min(axis=2) >= _SATURATED - 25) & (image.max(axis=2) >= _SATURATED)
+    saturated = cv2.inRange(image, (_SATURATED,) * 3, (255,) * 3)
     side = 2 * max(1, round(max(image.shape[:2]) / 320)) + 1
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
-    return cv2.dilate(saturated.astype(np.uint8), kernel).astype(bool)
+    return cv2.dilate(saturated, kernel).astype(bool)
+
+
+def lookup(mask: NDArray[np.bool_], points: NDArray[np.floating]) -> NDArray[np.bool_]:
+    """``mask`` at the nearest pixels of ``points`` ``(N, 2)``; False outside the image and for non-finite points."""
+    finite = np.isfinite(points).all(axis=1)
+    x, y = np.round(np.where(finite[:, None], points, -1)).astype(np.int64).T
+    inside = (x >= 0) & (y >= 0) & (x < mask.shape[1]) & (y < mask.shape[0])
+    out = np.zeros(len(points), bool)
+    out[inside] = mask[y[inside], x[inside]]
+    return out

@@ -18,7 +18,7 @@ from endomatch_ros.geometry.coverage import coverage
 from endomatch_ros.matching.coarse import descriptor_similarity, match_coarse
 from endomatch_ros.matching.config import MatcherConfig
 from endomatch_ros.matching.features import FrameFeatures, Window
-from endomatch_ros.matching.mask import check_image, check_mask, highlight_mask, view_mask
+from endomatch_ros.matching.mask import check_image, check_mask, highlight_mask, lookup, view_mask
 from endomatch_ros.matching.refinement import detect, refine
 from endomatch_ros.matching.types import Matches
 from endomatch_ros.models import Descriptors, MatcherNetwork, ModelInfo, load_model
@@ -147,8 +147,8 @@ class Matcher:
         else:
             order = np.sort(np.argsort(-coarse.similarity, kind="stable")[: config.max_keypoints])
             points0, points1 = coarse.points0[order].astype(np.float32), coarse.points1[order].astype(np.float32)
-            # Grid points are not where the tracks are: every match is a new one.
-            good, first = np.ones(len(points0), bool), len(seeds)
+            good = lookup(features0.usable, points0) & lookup(features1.usable, points1)
+            first = len(seeds)  # grid points are not where the tracks are: every match is a new one
         with torch.inference_mode():
             similarity = descriptor_similarity(features0, features1, points0, points1)
         keep = np.flatnonzero(good & (similarity >= config.similarity_threshold))

@@ -14,7 +14,10 @@ from numpy.typing import NDArray
 from endomatch_ros.matching.coarse import CoarseMatches
 from endomatch_ros.matching.features import FrameFeatures, Window
 from endomatch_ros.matching.flow_field import FlowField
+from endomatch_ros.matching.mask import lookup
 
+_LK_WINDOW = 35  # pixels at source resolution
+_LARGEST_CORRECTION = 0.75  # descriptor cells; chosen on validation scenes, where it tells wrong targets best
 MIN_COARSE = 8  # fewer coarse matches than this say nothing about the motion
 
 
@@ -90,11 +93,11 @@ def refine(
     back, ok_backward = _lucas_kanade(warped, features0.normalised, found)
     good = ok_forward & ok_backward
     good &= np.linalg.norm(back - local, axis=1) < forward_backward_px
-    # The coarse flow is right to a few cells; a larger correction is a jump to similar texture.
-    good &= np.linalg.norm(found - local, axis=1) < 4.0 * features0.cell_px
-    good &= _lookup(inside, found)
+    # The coarse flow is right to a fraction of a cell; a larger correction is a jump to similar texture.
+    good &= np.linalg.norm(found - local, axis=1) < _LARGEST_CORRECTION * features0.cell_px
+    good &= lookup(inside, found)
     targets = (found + field(found) + origin).astype(np.float32)
-    good &= _lookup(features1.usable, targets)
+    good &= lookup(features1.usable, targets)
     return targets, _agree(points, targets, good, features0)
 
 
@@ -107,7 +110,7 @@ def _lucas_kanade(
         image1,
         points[:, None],
         None,  # type: ignore[call-overload]  # OpenCV's stubs do not know that the guess is optional
-        winSize=(31, 31),
+        winSize=(_LK_WINDOW, _LK_WINDOW),
         maxLevel=2,
         criteria=(cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 20, 0.01),
         minEigThreshold=1e-4,
@@ -126,16 +129,6 @@ def _warp(
     warped = cv2.remap(features.normalised, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     inside = (map_x >= 0) & (map_y >= 0) & (map_x <= window.width - 1) & (map_y <= window.height - 1)
     return np.asarray(warped, np.uint8), np.asarray(inside)
-
-
-def _lookup(mask: NDArray[np.bool_], points: NDArray[np.floating]) -> NDArray[np.bool_]:
-    """``mask`` at the nearest pixels of ``points`` ``(N, 2)``; False outside the image and for non-finite points."""
-    finite = np.isfinite(points).all(axis=1)
-    x, y = np.round(np.where(finite[:, None], points, -1)).astype(np.int64).T
-    inside = (x >= 0) & (y >= 0) & (x < mask.shape[1]) & (y < mask.shape[0])
-    out = np.zeros(len(points), bool)
-    out[inside] = mask[y[inside], x[inside]]
-    return out
 
 
 def _agree(

@@ -11,84 +11,80 @@ from endomatch_ros.geometry.warping import pixels_to_grid
 _CHUNK = 1 << 24  # similarities held at a time: 64 MiB in float32
 
 
-def nearest(queries: Tensor, keys: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Best key for every query by cosine similarity, without ever holding the whole similarity matrix.
-
-    Args:
-        queries: ``(N, C)`` L2-normalised.
-        keys: ``(M, C)`` L2-normalised.
-        valid: ``(M,)`` bool, keys that may be chosen.
-
-    Returns:
-        ``similarity`` ``(N,)`` and ``index`` ``(N,)``; similarity −1 or less where no key is valid.
-    """
-    if valid is not None:
-        # Choosing among the valid keys alone is cheaper than masking every similarity.
-        positions = torch.nonzero(valid)[:, 0]
-        if len(positions) == 0:
-            return queries.new_full((len(queries),), -2.0), torch.zeros(
-                len(queries), dtype=torch.long, device=keys.device
-            )
-        similarity, index = nearest(queries, keys[positions])
-        return similarity, positions[index]
-    rows = max(1, _CHUNK // max(1, len(keys)))
-    best = [(part @ keys.T).max(dim=1) for part in torch.split(queries, rows)]
-    if not best:
-        return queries.new_zeros(0), torch.zeros(0, dtype=torch.long, device=keys.device)
-    return torch.cat([b.values for b in best]), torch.cat([b.indices for b in best])
-
-
 def mutual_matches(
-    map0: Tensor, map1: Tensor, valid0: Tensor, valid1: Tensor, stride: int = 1, tolerance: float = 0.0
+    map0: Tensor, map1: Tensor, valid0: Tensor, valid1: Tensor, tolerance: int = 0
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Mutual nearest neighbours between two descriptor maps.
+    """Mutual nearest neighbours between two descriptor maps by cosine similarity.
+
+    Every similarity is computed once, in slices, and serves both directions.
 
     Args:
         map0: ``(C, h, w)``, L2-normalised.
         map1: ``(C, h', w')``, L2-normalised.
         valid0: ``(h, w)`` bool, cells of map 0 that may be matched.
         valid1: ``(h', w')`` bool, the same for map 1.
-        stride: only every ``stride``-th cell of map 0 in each direction asks; all cells of map 1 may answer.
         tolerance: a match is mutual if the way back ends within this many cells; 0 demands the same cell.
 
     Returns:
         ``index0`` ``(K,)`` and ``index1`` ``(K,)``, flat cell indices, and ``similarity`` ``(K,)``.
     """
-    width = map0.shape[-1]
-    keys0, keys1 = map0.flatten(1).T.contiguous(), map1.flatten(1).T.contiguous()
-    asking = torch.zeros_like(valid0)
-    offset = stride // 2
-    asking[offset::stride, offset::stride] = True
-    source = torch.nonzero((asking & valid0).flatten())[:, 0]
-    similarity, target = nearest(keys0[source], keys1, valid1.flatten())
-    _, back = nearest(keys1[target], keys0, valid0.flatten())
-    dx = (back % width - source % width).abs()
-    dy = (back // width - source // width).abs()
-    mutual = (torch.maximum(dx, dy) <= tolerance) & (similarity > -1.5)
-    return source[mutual], target[mutual], similarity[mutual]
+    cells0, cells1 = (torch.nonzero(valid.flatten())[:, 0] for valid in (valid0, valid1))
+    if len(cells0) == 0 or len(cells1) == 0:
+        empty = cells0.new_zeros(0)
+        return empty, empty, map0.new_zeros(0)
+    queries, keys = map0.flatten(1).T[cells0], map1.flatten(1)[:, cells1].contiguous()
+    rows = max(1, _CHUNK // len(cells1))
+    forward: list[tuple[Tensor, Tensor]] = []
+    column_best = queries.new_full((len(cells1),), -torch.inf)
+    back = torch.zeros_like(cells1)
+    for start in range(0, len(queries), rows):
+        part = queries[start : start + rows] @ keys
+        values, indices = part.max(dim=1)
+        forward.append((values, indices))
+        values, indices = part.max(dim=0)
+        better = values > column_best
+        column_best = torch.where(better, values, column_best)
+        back = torch.where(better, indices + start, back)
+    similarity, target = (torch.cat(parts) for parts in zip(*forward, strict=True))
+    returned, width = cells0[back[target]], map0.shape[-1]
+    apart = torch.maximum((returned % width - cells0 % width).abs(), (returned // width - cells0 // width).abs())
+    mutual = apart <= tolerance
+    return cells0[mutual], cells1[target[mutual]], similarity[mutual]
 
 
-def sub_cell(anchors: Tensor, map1: Tensor, index1: Tensor, temperature: float) -> Tensor:
-    """Sub-cell position of matches: the expectation over the 3×3 cells around the best one.
+def locate(anchors: Tensor, features: Tensor, corners: Tensor, reach: int, temperature: float) -> Tensor:
+    """Where in a small window of a map each anchor fits best, to a fraction of a cell.
+
+    The best cell of the window, then the softmax expectation over the 3×3 cells around it.
 
     Args:
-        anchors: ``(K, C)`` descriptors of image 0.
-        map1: ``(C, h, w)``.
-        index1: ``(K,)`` flat index of the best cell.
-        temperature: softmax temperature over the similarities.
+        anchors: ``(K, C)`` L2-normalised descriptors.
+        features: ``(C, h, w)`` L2-normalised.
+        corners: ``(K, 2)`` whole cell coordinates ``(x, y)`` of the windows' top-left cells; may lie outside.
+        reach: cells along a window's side.
+        temperature: of the softmax over the similarities.
 
     Returns:
         ``(K, 2)`` cell coordinates ``(x, y)``.
     """
-    h, w = map1.shape[-2:]
-    x, y = index1 % w, index1 // w
-    offsets = torch.tensor([(dx, dy) for dy in (-1, 0, 1) for dx in (-1, 0, 1)], device=map1.device)
-    nx, ny = x[:, None] + offsets[:, 0], y[:, None] + offsets[:, 1]  # (K, 9)
-    inside = (nx >= 0) & (nx < w) & (ny >= 0) & (ny < h)
-    near = map1.flatten(1)[:, (ny.clamp(0, h - 1) * w + nx.clamp(0, w - 1)).flatten()]
-    logits = torch.einsum("kc,ckn->kn", anchors, near.reshape(len(near), -1, 9)) / temperature
-    weights = torch.softmax(logits.masked_fill(~inside, -torch.inf), dim=1)
-    return torch.stack([x, y], 1) + weights @ offsets.to(weights.dtype)
+    best = corners + _offsets(reach, corners)[_window(anchors, features, corners, reach).argmax(dim=1)]
+    logits = _window(anchors, features, best - 1, 3) / temperature
+    step = _offsets(3, corners) - 1
+    return best + torch.softmax(logits, dim=1) @ step.to(logits.dtype)
+
+
+def _offsets(reach: int, like: Tensor) -> Tensor:
+    side = torch.arange(reach, device=like.device)
+    return torch.stack([side.repeat(reach), side.repeat_interleave(reach)], 1)  # (reach², 2), x fastest
+
+
+def _window(anchors: Tensor, features: Tensor, corners: Tensor, reach: int) -> Tensor:
+    """Similarities ``(K, reach²)`` of anchors with the cells of their windows, −inf outside the map."""
+    h, w = features.shape[-2:]
+    x, y = (corners[:, None] + _offsets(reach, corners)).unbind(2)  # (K, reach²)
+    inside = (x >= 0) & (x < w) & (y >= 0) & (y < h)
+    near = features.flatten(1).T[y.clamp(0, h - 1) * w + x.clamp(0, w - 1)]  # (K, reach², C)
+    return (near @ anchors[:, :, None])[..., 0].masked_fill(~inside, -torch.inf)
 
 
 def sample_descriptors(descriptors: Tensor, cells: Tensor) -> Tensor:

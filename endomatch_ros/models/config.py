@@ -33,7 +33,7 @@ class ModelConfig:
     fine_dim: int = 64
     normalisation: Literal["imagenet", "standardise"] = "standardise"
     resolution: int = 512
-    similarity_threshold: float = 0.3
+    similarity_threshold: float = 0.5
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionary, the inverse of :meth:`from_dict`."""

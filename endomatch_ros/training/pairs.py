@@ -112,7 +112,7 @@ class ScenePairs(Dataset[dict[str, Tensor]]):
         if self._augment is not None:
             matrix, size = _similarity(centre, zoom, self._augment, rng), self._augment.size
             moved = cv2.warpAffine(image, matrix, size, flags=cv2.INTER_LINEAR)
-            view = cv2.warpAffine(view, matrix, size, flags=cv2.INTER_NEAREST)
+            view = np.asarray(cv2.warpAffine(view, matrix, size, flags=cv2.INTER_NEAREST), np.uint8)
             points = points @ matrix[:, :2].T + matrix[:, 2]
             image = _photometric(np.asarray(moved, np.uint8), self._augment, rng)
         x, y = np.round(points).astype(int).T
