@@ -9,7 +9,7 @@ from endomatch_ros.data.synthetic import SceneConfig, SyntheticEndoscope
 from endomatch_ros.errors import CheckpointError, ConfigError, ImageError
 from endomatch_ros.matching import Matcher, MatcherConfig, StreamMatcher
 from endomatch_ros.matching.coarse import CoarseMatches
-from endomatch_ros.matching.refinement import detect, refine
+from endomatch_ros.matching.refinement import detect, refine, thin
 from endomatch_ros.models import PRESETS, MatcherNetwork, ModelInfo
 from endomatch_ros.models.backbone import build_backbone
 
@@ -212,6 +212,18 @@ def test_detected_points_are_usable_spread_and_keep_their_distance(matcher, fram
     assert len(detect(features, 0)) == 0
 
 
+def test_crowded_points_are_thinned_oldest_first(matcher, frames):
+    features = matcher.extract(frames[0].image)
+    crowd = np.random.default_rng(0).uniform(180, 200, (300, 2)).astype(np.float32)
+    lone = np.array([[100.0, 100.0], [250.0, 220.0]], np.float32)
+    kept = thin(features, np.concatenate([crowd, lone]), 500)
+    assert kept[0] == 0
+    assert {300, 301} <= set(kept.tolist())
+    assert len(kept) < 40
+    assert (np.diff(kept) > 0).all()
+    assert len(thin(features, crowd[:0], 500)) == 0
+
+
 class TestStream:
     def test_one_backbone_pass_a_frame(self, matcher, frames):
         calls = []
@@ -248,6 +260,18 @@ class TestStream:
         truth, visible = scene.correspondence(0.0, 0.4, first.keypoints0[i])
         error = np.linalg.norm(second.keypoints1[j] - truth, axis=1)[visible]
         assert np.median(error) < 1.0
+
+    def test_a_withdrawing_scope_stays_covered(self, matcher):
+        """Points run together in the far lumen; new ones must still be found on the near wall."""
+        scene = SyntheticEndoscope(SceneConfig(seed=20107, width=400, height=320, speed=0.0, wobble=0.0))
+        image = scene.render(0.0).image
+        stream = StreamMatcher(matcher)
+        zoomed = [
+            cv2.warpAffine(image, cv2.getRotationMatrix2D((200, 160), 0, 1.6 / 1.06**k), (400, 320)) for k in range(12)
+        ]
+        results = [stream.push(z) for z in zoomed]
+        assert results[-1].coverage > 0.6
+        assert results[-1].coverage > 0.8 * results[1].coverage
 
     def test_reset_forgets_and_never_reuses_an_id(self, matcher, frames):
         stream = StreamMatcher(matcher)

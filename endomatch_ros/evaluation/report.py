@@ -21,7 +21,7 @@ class Row:
         gap: frames between the two of a pair.
         method: its name.
         pairs: how many pairs were measured.
-        matches: mean number of matches a pair.
+        matches: mean number of matches a pair; ``matches_min`` that of the pair with fewest.
         coverage: mean share (0 to 1) of the view's cells with a match.
         precision: by threshold in px, share of matches within it under the true epipolar geometry.
         epipolar_mean: px, over all matches; ``epipolar_median`` likewise.
@@ -37,6 +37,7 @@ class Row:
     method: str
     pairs: int
     matches: float
+    matches_min: int
     coverage: float
     precision: Mapping[float, float]
     epipolar_mean: float
@@ -53,13 +54,14 @@ class Row:
 
 
 NOTES = """\
-P@t: share of matches with an epipolar distance (mean of both point-to-line distances) of at most t px under the true
-camera motion, mean over pairs (a pair without matches counts 0). Epi: that distance in px, mean and median over all
-matches. PCK@t and EPE: end-point error in px where 3D truth exists; on SfM data at the sparse points that both frames
-see, each taking the displacement of the nearest match within 8 px (3D: points with such a match / points), on synthetic
-data at the matches themselves (3D: matches whose partner is visible / matches). Cover: share of the view's cells
-(16 x 16 over the image) that hold a match. Flow: mean true motion in px. Pose: median over pairs of the larger angle
-error of rotation and translation direction in degrees (180: no pose found). Time: ms a pair."""
+Matches: mean a pair; min: of the pair with fewest. P@t: share of matches with an epipolar distance (mean of both
+point-to-line distances) of at most t px under the true camera motion, mean over pairs (a pair without matches counts
+0). Epi: that distance in px, mean and median over all matches. PCK@t and EPE: end-point error in px where 3D truth
+exists; on SfM data at the sparse points that both frames see, each taking the displacement of the nearest match within
+8 px (3D: points with such a match / points), on synthetic data at the matches themselves (3D: matches whose partner is
+visible / matches). Cover: share of the view's cells (16 x 16 over the image) that hold a match. Flow: mean true motion
+in px. Pose: median over pairs of the larger angle error of rotation and translation direction in degrees (180: no pose
+found). Time: ms a pair."""
 
 
 def print_table(rows: Sequence[Row], console: Console | None = None) -> None:
@@ -113,6 +115,7 @@ def _columns(rows: Sequence[Row]) -> dict[str, Callable[[Row], str]]:
         "method": lambda r: r.method,
         "pairs": lambda r: str(r.pairs),
         "matches": lambda r: f"{r.matches:.0f}",
+        "min": lambda r: f"{r.matches_min}",
         "cover": lambda r: _number(r.coverage),
         **{f"P@{t:g}": _share("precision", t) for t in precision},
         "epi mean": lambda r: _number(r.epipolar_mean),

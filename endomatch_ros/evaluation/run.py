@@ -267,6 +267,7 @@ def _row(gap: int, method: str, scores: Sequence[PairScore]) -> Row:
         method=method,
         pairs=len(scores),
         matches=float(np.mean([len(s.prediction.matches) for s in scores])),
+        matches_min=min(len(s.prediction.matches) for s in scores),
         coverage=float(np.mean([s.prediction.matches.coverage for s in scores])),
         precision={t: _mean([share[t] for share in shares]) for t in EPIPOLAR_PX},
         epipolar_mean=_mean(epipolar),

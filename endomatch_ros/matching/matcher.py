@@ -19,7 +19,7 @@ from endomatch_ros.matching.coarse import descriptor_similarity, match_coarse
 from endomatch_ros.matching.config import MatcherConfig
 from endomatch_ros.matching.features import FrameFeatures, Window
 from endomatch_ros.matching.mask import check_image, check_mask, highlight_mask, lookup, view_mask
-from endomatch_ros.matching.refinement import detect, refine
+from endomatch_ros.matching.refinement import detect, refine, thin
 from endomatch_ros.matching.types import Matches
 from endomatch_ros.models import Descriptors, MatcherNetwork, ModelInfo, load_model
 
@@ -131,24 +131,27 @@ class Matcher:
         Args:
             features0: the reference.
             features1: the current frame.
-            seeds: ``(M, 2)`` points of the reference that must be followed (tracks); they come first in the result,
-                and ``track_ids`` holds their position in ``seeds``. New points get positions from M on.
+            seeds: ``(M, 2)`` points of the reference to follow (tracks), the oldest first; where they crowd, the
+                younger ones are let go. They come first in the result, and ``track_ids`` holds their position in
+                ``seeds``. New points get positions from M on.
         """
         config, start = self.config, time.perf_counter()
         seeds = np.zeros((0, 2), np.float32) if seeds is None else seeds.astype(np.float32)
-        first = 0
         with torch.inference_mode():
             coarse = match_coarse(features0, features1, config.similarity_threshold)
         matched = time.perf_counter()
         if config.refinement == "photometric":
-            fresh = detect(features0, config.max_keypoints - len(seeds), seeds)
-            points0 = np.concatenate([seeds, fresh])
+            kept = thin(features0, seeds, config.max_keypoints)
+            fresh = detect(features0, config.max_keypoints - len(kept), seeds[kept])
+            points0 = np.concatenate([seeds[kept], fresh])
+            positions = np.concatenate([kept, len(seeds) + np.arange(len(fresh))])
             points1, good = refine(features0, features1, points0, coarse, config.forward_backward_px)
         else:
             order = np.sort(np.argsort(-coarse.similarity, kind="stable")[: config.max_keypoints])
             points0, points1 = coarse.points0[order].astype(np.float32), coarse.points1[order].astype(np.float32)
             good = lookup(features0.usable, points0) & lookup(features1.usable, points1)
-            first = len(seeds)  # grid points are not where the tracks are: every match is a new one
+            # Grid points are not where the tracks are: every match is a new one.
+            positions = len(seeds) + np.arange(len(points0))
         with torch.inference_mode():
             similarity = descriptor_similarity(features0, features1, points0, points1)
         keep = np.flatnonzero(good & (similarity >= config.similarity_threshold))
@@ -157,7 +160,7 @@ class Matcher:
             keypoints0=points0[keep],
             keypoints1=points1[keep],
             similarity=similarity[keep],
-            track_ids=(keep + first).astype(np.uint32),
+            track_ids=positions[keep].astype(np.uint32),
             size0=features0.size,
             size1=features1.size,
             coverage=coverage(points0[keep], features0.view),

@@ -31,12 +31,9 @@ def detect(features: FrameFeatures, count: int, taken: NDArray[np.floating] | No
     """
     w = features.window
     mask = features.usable[w.y : w.y + w.height, w.x : w.x + w.width].astype(np.uint8)
-    area = float(mask.sum())
-    if count <= 0 or area == 0:
+    if count <= 0 or not mask.any():
         return np.zeros((0, 2), np.float32)
-    total = count + (0 if taken is None else len(taken))
-    # About twice as many points as wanted would fit at this distance: corners are not laid out evenly.
-    distance = max(3.0, 0.6 * float(np.sqrt(area / total)))
+    distance = _spacing(features, count + (0 if taken is None else len(taken)))
     if taken is not None and len(taken):
         spots = np.zeros_like(mask)
         x, y = np.round(taken - np.array([w.x, w.y])).astype(int).T
@@ -48,6 +45,26 @@ def detect(features: FrameFeatures, count: int, taken: NDArray[np.floating] | No
     if corners is None:
         return np.zeros((0, 2), np.float32)
     return corners.reshape(-1, 2).astype(np.float32) + np.array([w.x, w.y], np.float32)
+
+
+def thin(features: FrameFeatures, points: NDArray[np.floating], total: int) -> NDArray[np.intp]:
+    """Positions of the points to keep where they crowd: the first of each square cell, ascending.
+
+    Tracks run together when the scope withdraws; left alone they would use up all points and leave the rest of the view
+    bare.
+
+    Args:
+        features: the frame.
+        points: ``(N, 2)`` source pixels, the most valuable first.
+        total: number of points wanted over the whole view, which sets the size of the cells.
+    """
+    cells = np.floor(points / _spacing(features, total)).astype(np.int64)
+    return np.sort(np.unique(cells, axis=0, return_index=True)[1])
+
+
+def _spacing(features: FrameFeatures, total: int) -> float:
+    """Distance in source pixels at which about twice ``total`` points fit the view: corners do not lie evenly."""
+    return max(3.0, 0.6 * float(np.sqrt(features.usable.sum() / max(1, total))))
 
 
 def coarse_field(coarse: CoarseMatches, features: FrameFeatures) -> FlowField:
