@@ -62,7 +62,7 @@ def test_shapes_types_and_ranges(matcher, frames):
     assert (matches.similarity >= matcher.config.similarity_threshold).all()
     assert matches.similarity.max() <= 1.0 + 1e-5
     assert matches.size0 == (400, 320)
-    assert set(matches.timings) == {"matching", "refinement"}
+    assert set(matches.timings) == {"backbone", "matching", "refinement"}
     half = matches.select(np.arange(n) % 2 == 0)
     assert len(half) == (n + 1) // 2
     assert half.size1 == matches.size1

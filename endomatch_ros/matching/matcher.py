@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import fields
-from dataclasses import replace as replace_dataclass
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +39,7 @@ class Matcher:
     def __init__(self, network: MatcherNetwork, info: ModelInfo, config: MatcherConfig, device: str = "cpu") -> None:
         self.device = torch.device(device)
         self.network = network.eval().requires_grad_(False).to(self.device)
-        self.info = replace_dataclass(info, device=str(self.device))
+        self.info = replace(info, device=str(self.device))
         self.config = config
 
     @classmethod
@@ -91,7 +90,11 @@ class Matcher:
         Raises:
             ImageError: an image or mask that cannot be used.
         """
-        return self.match_features(self.extract(image0, mask0), self.extract(image1, mask1))
+        start = time.perf_counter()
+        features0, features1 = self.extract(image0, mask0), self.extract(image1, mask1)
+        timings = {"backbone": 1e3 * (time.perf_counter() - start)}  # of both images
+        matches = self.match_features(features0, features1)
+        return replace(matches, timings={**timings, **matches.timings})
 
     def extract(self, image: NDArray[np.uint8], mask: NDArray[Any] | None = None) -> FrameFeatures:
         """What :meth:`match_features` needs of one image; one pass of the network."""

@@ -24,7 +24,7 @@ class Matches:
         stamp0, stamp1: the stamps given to :meth:`StreamMatcher.push`, untouched; ``None`` for a single pair.
         coverage: share (0 to 1) of the reference view's cells that hold a match; 16 × 16 cells over the image, those
             at least half in view count.
-        timings: milliseconds by stage (``preprocess``, ``backbone``, ``matching``, ``refinement``, …).
+        timings: milliseconds by stage (``backbone``, ``matching``, ``refinement``).
     """
 
     keypoints0: NDArray[np.float32]
