@@ -39,9 +39,9 @@ def match_coarse(features0: FrameFeatures, features1: FrameFeatures, threshold: 
     keep = similarity >= threshold
     index0, index1, similarity = index0[keep], index1[keep], similarity[keep]
     width0, width1 = pooled0.shape[-1], pooled1.shape[-1]
-    corners = block * torch.stack([index1 % width1, index1 // width1], 1) - 2 * (block - 1)
+    corners = block * torch.stack([index1 % width1, index1 // width1], 1) - (block - 1)
     anchors = pooled0.flatten(1).T[index0]
-    target = locate(anchors, map1, corners, 5 * block - 4, features1.temperature)
+    target = locate(anchors, map1, corners, 3 * block - 2, features1.temperature)
     cells0 = torch.stack([index0 % width0, index0 // width0], 1)
     return CoarseMatches(
         features0.window.to_source(cells0.double().cpu().numpy(), features0.cell * block),
