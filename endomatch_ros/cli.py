@@ -131,11 +131,12 @@ def _add_match(parser: argparse.ArgumentParser) -> None:
 
 
 def _match(args: argparse.Namespace, _: list[str]) -> int:
+    from endomatch_ros.data.images import read_image
     from endomatch_ros.evaluation import pair
     from endomatch_ros.matching import Matcher
 
     pair.check_outputs(args.output, args.json, args.csv)
-    images = pair.read_image(args.image0), pair.read_image(args.image1)
+    images = read_image(args.image0), read_image(args.image1)
     chosen = {"resolution": args.resolution, "similarity_threshold": args.threshold}
     config = {name: value for name, value in chosen.items() if value is not None}
     matcher = Matcher.from_pretrained(args.model, device=args.device, **config)

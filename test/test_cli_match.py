@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from endomatch_ros.cli import main
+from endomatch_ros.data.images import read_image
 from endomatch_ros.data.synthetic import SceneConfig, SyntheticEndoscope
 from endomatch_ros.errors import ConfigError, ImageError
 from endomatch_ros.evaluation import pair
@@ -58,7 +59,7 @@ def test_written_matches_agree_with_the_known_motion(capsys, tmp_path, scene, pi
 def test_pictures_of_different_size(tmp_path, scene, pictures):
     """Doubling the second picture doubles its coordinates (x' = (x + 1/2) s - 1/2)."""
     large = tmp_path / "large.png"
-    pair.write_image(large, cv2.resize(pair.read_image(pictures[1]), None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC))
+    pair.write_image(large, cv2.resize(read_image(pictures[1]), None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC))
     for layout in ("pair", "flow"):
         out = tmp_path / f"{layout}.jpg"
         options = ["--output", out, "--json", tmp_path / "m.json", "--layout", layout]
@@ -90,7 +91,7 @@ def test_read_image_makes_rgb_of_anything(tmp_path, kind):
         "alpha": np.dstack([np.full((4, 5), value, np.uint8) for value in (10, 20, 200, 255)]),
     }[kind]
     cv2.imwrite(str(tmp_path / "x.png"), data)
-    image = pair.read_image(tmp_path / "x.png")
+    image = read_image(tmp_path / "x.png")
     assert (image.dtype, image.shape) == (np.uint8, (4, 5, 3))
     assert image[0, 0, 0] == 200
     assert image[0, 0].tolist() == ([200, 20, 10] if kind == "alpha" else [200] * 3)
@@ -99,12 +100,12 @@ def test_read_image_makes_rgb_of_anything(tmp_path, kind):
 def test_write_then_read_is_lossless_for_png(tmp_path):
     image = np.random.default_rng(1).integers(0, 256, (7, 9, 3), dtype=np.uint8)
     pair.write_image(tmp_path / "deep" / "x.png", image)
-    assert np.array_equal(pair.read_image(tmp_path / "deep" / "x.png"), image)
+    assert np.array_equal(read_image(tmp_path / "deep" / "x.png"), image)
 
 
 def test_helpers_name_the_file(tmp_path):
     with pytest.raises(ImageError, match=r"nothing\.png"):
-        pair.read_image(tmp_path / "nothing.png")
+        read_image(tmp_path / "nothing.png")
     with pytest.raises(ConfigError, match=r"\.xyz"):
         pair.check_outputs(tmp_path / "o.xyz")
 

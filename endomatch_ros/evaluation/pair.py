@@ -81,17 +81,6 @@ def match_pair(matcher: _Matcher, image0: Image, image1: Image) -> PairResult:
     return PairResult(matches, estimate_epipolar(matches.keypoints0, matches.keypoints1))
 
 
-def read_image(path: Path) -> Image:
-    """RGB uint8 ``(H, W, 3)`` of a picture file; raises :class:`ImageError` if there is none or it cannot be read."""
-    if not path.is_file():
-        raise ImageError(f"there is no picture {path}; check the path")
-    data = np.fromfile(path, np.uint8)
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    if image is None:
-        raise ImageError(f"{path} is not a picture that can be read; give a PNG, JPEG, TIFF or BMP file")
-    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
-
-
 def write_image(path: Path, image: Image) -> None:
     """Write RGB uint8 ``(H, W, 3)`` in the format of the file's suffix; missing folders are made."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import multiprocessing
@@ -12,13 +13,13 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 
-import rclpy
 from builtin_interfaces.msg import Time
 from geometry_msgs.msg import PoseStamped
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 
 from endomatch_ros.data.frames import Frame
 from endomatch_ros.data.synthetic import SceneConfig, SyntheticEndoscope
+from endomatch_ros.ros.lifetime import until_told
 from endomatch_ros.ros.messages import pack_pose, stamp_to_ns
 from endomatch_ros.ros.processes import end_with_parent
 from endomatch_ros.ros.publisher import FramePublisher
@@ -98,21 +99,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--count", type=int, required=True, help="frames to publish")
     parser.add_argument("--rate", type=float, required=True, help="frames per second")
     args, ros_args = parser.parse_known_args(argv)
-    node = None
-    try:
+    with contextlib.suppress(KeyboardInterrupt):  # while rendering
         frames = render(SceneConfig(**args.scene), args.times)
-        rclpy.init(args=ros_args)
-        node = DemoCamera(to_and_fro(frames, args.count), args.rate)
-        executor = SingleThreadedExecutor()
-        executor.add_node(node)
-        executor.spin_until_future_complete(node.done)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        if node is not None:
-            node.destroy_node()
-        rclpy.try_shutdown(uninstall_handlers=False)
+        with until_told(ros_args) as stack:
+            node = DemoCamera(to_and_fro(frames, args.count), args.rate)
+            stack.callback(node.destroy_node)
+            executor = SingleThreadedExecutor()
+            executor.add_node(node)
+            executor.spin_until_future_complete(node.done)
     return 0
 
 

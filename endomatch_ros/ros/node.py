@@ -10,7 +10,6 @@ Threads: the executor's thread runs every callback and only hands frames over; o
 
 from __future__ import annotations
 
-import signal
 import sys
 import time
 import traceback
@@ -18,12 +17,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import ParameterException
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.qos_overriding_options import InvalidQosOverridesError
@@ -31,6 +29,7 @@ from std_srvs.srv import SetBool, Trigger
 
 from endomatch_ros.errors import ConfigError, EndomatchError
 from endomatch_ros.ros import diagnostics, parameters
+from endomatch_ros.ros.lifetime import until_told
 from endomatch_ros.ros.session import Session
 from endomatch_ros.ros.statistics import Statistics
 
@@ -219,25 +218,16 @@ def main(args: list[str] | None = None) -> int:
     Returns:
         0 after a clean end, 2 after a command line or an initial parameter that is wrong.
     """
-    node = None
     try:
-        try:
-            rclpy.init(args=args)
+        with until_told(args) as stack:
             node = EndomatchNode()
-        except (ParameterException, RuntimeError) as error:  # rclpy's own errors are RuntimeErrors
-            print(f"endomatch: {error}", file=sys.stderr)
-            return 2
-        executor = SingleThreadedExecutor()
-        executor.add_node(node)
-        executor.spin()
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    finally:
-        # Under launch Ctrl-C arrives twice: the second one must not break into the tidying up.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        if node is not None:
-            node.destroy_node()
-        rclpy.try_shutdown(uninstall_handlers=False)
+            stack.callback(node.destroy_node)
+            executor = SingleThreadedExecutor()
+            executor.add_node(node)
+            executor.spin()
+    except (ParameterException, RuntimeError) as error:  # rclpy's own errors are RuntimeErrors
+        print(f"endomatch: {error}", file=sys.stderr)
+        return 2
     return 0
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import signal
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -12,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-import rclpy
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from rclpy.task import Future
@@ -25,6 +23,7 @@ from endomatch_ros.errors import DataError, EndomatchError
 from endomatch_ros.ros import dds
 from endomatch_ros.ros.calibration import to_camera_info
 from endomatch_ros.ros.images import to_compressed_message, to_message
+from endomatch_ros.ros.lifetime import until_told
 from endomatch_ros.ros.messages import ns_to_stamp, stamp_to_ns
 
 if TYPE_CHECKING:
@@ -151,31 +150,23 @@ def main(argv: list[str] | None = None) -> int:
     """Publish frames until the source ends; 0, or 2 after bad input."""
     args, ros_args = _parser().parse_known_args(argv)
     dds.prepare()
-    node = None
     try:
         frames = frames_of(args.source, args.path, args.seed, (args.width, args.height), args.rate)
         if args.count:
             frames = itertools.islice(frames, args.count)
-        if args.preload:
-            frames = iter(list(frames))
-        rclpy.init(args=ros_args)
-        node = FramePublisher(
-            frames, args.rate, args.answers, args.wait_for_subscriber, args.own_stamps, args.compressed, args.frame_id
-        )
-        executor = SingleThreadedExecutor()
-        executor.add_node(node)
-        executor.spin_until_future_complete(node.done)
-        print(f"{node.sent} frames sent")
+        with until_told(ros_args) as stack:
+            if args.preload:
+                frames = iter(list(frames))
+            wishes = args.answers, args.wait_for_subscriber, args.own_stamps, args.compressed, args.frame_id
+            node = FramePublisher(frames, args.rate, *wishes)
+            stack.callback(node.destroy_node)
+            executor = SingleThreadedExecutor()
+            executor.add_node(node)
+            executor.spin_until_future_complete(node.done)
+            print(f"{node.sent} frames sent")
     except EndomatchError as error:
         print(f"publisher: error: {error}", file=sys.stderr)
         return 2
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        if node is not None:
-            node.destroy_node()
-        rclpy.try_shutdown(uninstall_handlers=False)
     return 0
 
 
