@@ -20,6 +20,7 @@ from PIL import Image
 
 from endomatch_ros.cli import main
 from endomatch_ros.ros.demo_camera import to_and_fro
+from endomatch_ros.ros.demo_report import Pair, summarise, table
 from endomatch_ros.ros.messages import stamp_to_ns, unpack_cloud
 from endomatch_ros.ros.processes import Child, ChildError
 from endomatch_ros.ros.recorder import read_bag
@@ -32,7 +33,7 @@ def output(tmp_path_factory) -> Path:
     """What a short demo leaves."""
     folder = tmp_path_factory.mktemp("demo") / "out"
     before = ros_environment()
-    assert main(["demo", "--output", str(folder), "--seconds", "5", "--distinct", "6", *SMALL]) == 0
+    assert main(["demo", "--output", str(folder), "--seconds", "5", "--distinct", "20", *SMALL]) == 0
     assert ros_environment() == before
     return folder
 
@@ -84,6 +85,20 @@ def test_pictures_show_the_scene_with_matches_on_it(output):
     assert Image.open(output / "contact_sheet.jpg").width == 3 * 192
     with Image.open(output / "matches.gif") as animation:
         assert animation.n_frames >= 1
+
+
+def test_pairs_of_a_camera_at_rest_have_no_epipolar_figures_but_count_otherwise():
+    points = np.zeros(3, [("inlier", "f4")])
+    unknown, still = np.full(3, np.nan), np.array([0.1, 0.2, np.inf])
+    summary = summarise(
+        [Pair(10**9, points, 5.0, unknown, unknown, still, still)], [0, 10**9], 2, {"dropped_superseded": "4"}
+    )
+    assert summary["known_motion"]["endomatch"]["epipolar_median_px"] is None
+    assert summary["known_motion"]["endomatch"]["end_point_median_px"] == pytest.approx(0.2)
+    assert summary["known_motion"]["endomatch"]["pck_5px"] == pytest.approx(2 / 3)
+    json.dumps(summary, allow_nan=False)
+    assert "unknown" in table(summary).columns[1]._cells
+    assert summary["dropped"] == {"superseded": 4}
 
 
 def test_another_run_replaces_its_own_files_only(output, capsys):

@@ -173,9 +173,12 @@ def table(summary: Mapping[str, Any]) -> Table:
 
 def write_pictures(folder: Path, bag: Path, pairs: Sequence[Pair]) -> list[Path]:
     """Overlays of some frames, all of these on one sheet, and an animation; the paths written."""
-    still_at = {pairs[i].stamp for i in np.linspace(0, len(pairs) - 1, min(STILLS, len(pairs))).round().astype(int)}
+    # Between frames of one camera position, on the way back, there is no error to show.
+    telling = [pair for pair in pairs if np.isfinite(pair.error).any()] or pairs
+    chosen = np.linspace(0, len(telling) - 1, min(STILLS, len(telling))).round().astype(int)
+    still_at = {telling[i].stamp for i in chosen}
     moving = {pair.stamp: pair for pair in pairs[:ANIMATED]}
-    wanted = moving | {pair.stamp: pair for pair in pairs if pair.stamp in still_at}
+    wanted = moving | {pair.stamp: pair for pair in telling if pair.stamp in still_at}
     stills, animation = [], []
     for _, _, message in read_bag(bag, IMAGES):
         stamp = stamp_to_ns(message.header.stamp)
@@ -203,11 +206,12 @@ def _overlay(image: RGB, pair: Pair) -> RGB:
         size0=size,
         size1=size,
     )
-    lines = [
-        f"{len(points)} matches",
-        f"error {np.median(pair.error):.2f} px",
-        f"no motion {np.median(pair.identity_error):.2f} px",
-    ]
+    lines = [f"{len(points)} matches"]
+    if np.isfinite(pair.error).any():
+        lines += [
+            f"error {np.nanmedian(pair.error):.2f} px",
+            f"no motion {np.nanmedian(pair.identity_error):.2f} px",
+        ]
     chosen = np.arange(0, len(points), -(-len(points) // MAX_DRAWN))
     return draw_flow(image, matches.select(chosen), pair.error[chosen], points["inlier"][chosen] > 0, lines)
 
