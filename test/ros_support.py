@@ -148,6 +148,7 @@ class Client:
             (DiagnosticArray, "/diagnostics", self.reports),
         ):
             self.node.create_subscription(kind, topic, into.append, 50)
+        self.services = {}
         self.name = name
         self.clock = 1_000_000_000
 
@@ -175,7 +176,10 @@ class Client:
         return self.node.create_subscription(Image, f"{self.name}/visualization", self.pictures.append, 10)
 
     def call(self, kind, service, request):
-        client = self.node.create_client(kind, service)
+        # One client a service: every new one has to be discovered anew, which on a loaded machine can fail.
+        if service not in self.services:
+            self.services[service] = self.node.create_client(kind, service)
+        client = self.services[service]
         assert client.wait_for_service(PATIENCE), service
         future = client.call_async(request)
         wait_until(future.done, f"an answer of {service}")
