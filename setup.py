@@ -50,6 +50,7 @@ setup(
     zip_safe=False,
     install_requires=[
         "setuptools",
+        "huggingface_hub>=0.23",  # timm brings it
         "matplotlib>=3.8",
         "numpy>=1.24",
         # Headless: a robot or a server has no libGL, and nothing here opens a window.

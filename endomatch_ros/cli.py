@@ -111,6 +111,9 @@ def _parser() -> argparse.ArgumentParser:
 def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="embedded", help="preset or .safetensors file (default: %(default)s)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
+    parser.add_argument(
+        "--backbone-weights", type=Path, metavar="FILE", help="weights for a dinov2 preset, timm's format"
+    )
 
 
 def _add_match(parser: argparse.ArgumentParser) -> None:
@@ -139,7 +142,7 @@ def _match(args: argparse.Namespace, _: list[str]) -> int:
     images = read_image(args.image0), read_image(args.image1)
     chosen = {"resolution": args.resolution, "similarity_threshold": args.threshold}
     config = {name: value for name, value in chosen.items() if value is not None}
-    matcher = Matcher.from_pretrained(args.model, device=args.device, **config)
+    matcher = Matcher.from_pretrained(args.model, args.device, args.backbone_weights, **config)
     result = pair.match_pair(matcher, *images)
     if args.output:
         pair.write_image(args.output, pair.draw(result, *images, layout=args.layout))
@@ -171,7 +174,7 @@ def _info(args: argparse.Namespace, _: list[str]) -> int:
 
     from endomatch_ros.matching import Matcher
 
-    matcher = Matcher.from_pretrained(args.model, device=args.device)
+    matcher = Matcher.from_pretrained(args.model, args.device, args.backbone_weights)
     names = ("torch", "timm", "numpy", "opencv-python-headless", "safetensors", "rosbags", "lightning")
     facts: dict[str, Any] = {
         "endomatch_ros": __version__,

@@ -173,6 +173,21 @@ def test_a_dinov2_preset_loads_from_a_local_file(tmp_path):
     assert info.source == str(weights)
 
 
+def test_weights_in_the_hubs_cache_are_used_without_asking_the_hub(tmp_path, monkeypatch):
+    config = PRESETS["dinov2-small"]
+    network = make(config)
+    snapshot = tmp_path / f"models--timm--{config.backbone}" / "snapshots" / "0123abcd"
+    snapshot.mkdir(parents=True)
+    save_file(network.backbone.vit.state_dict(), snapshot / "model.safetensors")
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text("0123abcd")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *a, **k: pytest.fail("asked the hub"))
+    restored, _ = load_model("dinov2-small")
+    assert torch.equal(restored.backbone.vit.norm.weight, network.backbone.vit.norm.weight)
+    assert torch.equal(restored.backbone.vit.pos_embed, network.backbone.vit.pos_embed)
+
+
 def test_missing_dinov2_weights_name_the_remedy(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(timm, "create_model", lambda *a, **k: (_ for _ in ()).throw(OSError("offline")))

@@ -7,6 +7,7 @@ from typing import cast
 
 import timm
 import torch
+from huggingface_hub import try_to_load_from_cache
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
@@ -106,6 +107,9 @@ def build_backbone(config: ModelConfig, pretrained: bool = False, weights: Path 
         raise ConfigError(
             f"backbone {config.backbone!r} does not serve: only timm Vision Transformers give a token grid"
         )
+    if pretrained and weights is None:
+        # From the cache without asking the hub: a robot without internet would wait for its retries at every start.
+        weights = cached_weights(config.backbone)
     overlay = {"file": str(weights)} if weights is not None else None
     try:
         model = timm.create_model(
@@ -118,6 +122,15 @@ def build_backbone(config: ModelConfig, pretrained: bool = False, weights: Path 
     except Exception as error:  # timm, the hub and safetensors raise types of their own for missing or damaged files
         raise CheckpointError(_missing(config.backbone, weights, error)) from error
     return Backbone(config, cast(VisionTransformer, model), None)
+
+
+def cached_weights(name: str) -> Path | None:
+    """The file of a timm model's published weights in the Hugging Face cache, ``None`` if it is not there."""
+    published = timm.get_pretrained_cfg(name)
+    if published is None or not published.hf_hub_id:
+        return None
+    found = try_to_load_from_cache(published.hf_hub_id, "model.safetensors")
+    return Path(found) if isinstance(found, str) else None
 
 
 def _missing(name: str, weights: Path | None, error: Exception) -> str:
