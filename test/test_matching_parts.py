@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from endomatch_ros.data.sfm import SfmSequence
 from endomatch_ros.data.synthetic import SceneConfig, SyntheticEndoscope
 from endomatch_ros.errors import ConfigError, ImageError
 from endomatch_ros.geometry.warping import resize_points
@@ -155,6 +156,16 @@ def test_the_view_is_found_to_within_its_margin(kind):
     found = view_mask(frame.image)
     assert (found & ~frame.mask).sum() <= 0.002 * frame.mask.sum()
     assert (found & frame.mask).sum() > 0.9 * frame.mask.sum()
+
+
+def test_the_view_of_a_real_scope_against_its_given_mask(sinus):
+    sequence = SfmSequence(sinus)
+    for position in (0, 17, 34):
+        frame = sequence[position]
+        found = view_mask(frame.image)
+        assert not (found & ~frame.mask).any()
+        assert (found & frame.mask).sum() > 0.92 * frame.mask.sum()
+        assert 0.002 < highlight_mask(frame.image)[frame.mask].mean() < 0.05
 
 
 def test_a_dark_lumen_belongs_to_the_view():
