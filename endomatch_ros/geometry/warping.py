@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
+from torch.nn import functional
 
 Size = tuple[int, int]
 
@@ -31,6 +32,13 @@ def pixels_to_grid(pixels: Tensor, size: Size) -> Tensor:
     With that flag -1 and 1 are the outer edges of the border pixels; another choice would shift the image.
     """
     return (2 * pixels + 1) / pixels.new_tensor(size) - 1
+
+
+def sample(features: Tensor, pixels: Tensor) -> Tensor:
+    """Bilinear samples of a map ``(B, C, h, w)`` at its pixels ``(B, K, 2)``: ``(B, K, C)``; outside, the border's."""
+    grid = pixels_to_grid(pixels, (features.shape[-1], features.shape[-2]))[:, :, None]
+    out = functional.grid_sample(features, grid, align_corners=False, padding_mode="border")
+    return out[..., 0].transpose(1, 2)
 
 
 def back_project(pixels: Tensor, depth: Tensor, matrix: Tensor) -> Tensor:

@@ -35,6 +35,11 @@ class Window:
     net_height: int
 
     @property
+    def area(self) -> tuple[slice, slice]:
+        """Rows and columns of the crop, to index an image with."""
+        return slice(self.y, self.y + self.height), slice(self.x, self.x + self.width)
+
+    @property
     def scale(self) -> NDArray[np.float64]:
         """Network pixels a source pixel, ``(x, y)``."""
         return np.array([self.net_width / self.width, self.net_height / self.height])
@@ -88,10 +93,9 @@ class FrameFeatures:
         pixels count: the rim of the view and highlights do not move with the tissue, and would hold points back.
         """
         w = self.window
-        area = slice(w.y, w.y + w.height), slice(w.x, w.x + w.width)
-        weight = self.usable[area].astype(np.float32)
+        weight = self.usable[w.area].astype(np.float32)
         # Noise below the scale of tissue texture would be blown up with it.
-        levels = cv2.cvtColor(self.image[area], cv2.COLOR_RGB2GRAY).astype(np.float32)
+        levels = cv2.cvtColor(self.image[w.area], cv2.COLOR_RGB2GRAY).astype(np.float32)
         grey = weight * np.asarray(cv2.GaussianBlur(levels, (0, 0), 1.0))
         side = 2 * round(_NORMALISATION_SHARE * max(w.width, w.height) / 2) + 1
         box = (side, side)
@@ -103,8 +107,7 @@ class FrameFeatures:
 
     def usable_cells(self, block: int = 1) -> Tensor:
         """``(h / block, w / block)`` bool on the descriptors' device: blocks of cells whose centre may be matched."""
-        w = self.window
-        part = self.usable[w.y : w.y + w.height, w.x : w.x + w.width].astype(np.uint8)
+        part = self.usable[self.window.area].astype(np.uint8)
         height, width = self.descriptors.shape[-2:]
         cells = cv2.resize(part, (int(width) // block, int(height) // block), interpolation=cv2.INTER_NEAREST)
         return torch.from_numpy(cells.astype(bool)).to(self.descriptors.device)

@@ -47,12 +47,12 @@ class FlowField:
         # Wide first, then narrow: an early narrow fit would believe a cluster of wrong matches.
         for k in range(max(1, iterations)):
             reach = sigma * (2.0 if k < iterations // 2 else 1.0)
-            self.nodes, self.support = self._fit(weights, reach)
+            self.nodes = self._fit(weights, reach)
             residual = np.linalg.norm(self._flow - self(np.asarray(points, np.float64)), axis=1)
             weights = 1.0 / (1.0 + (residual / tolerance) ** 2) ** 2
         self.residual = residual
 
-    def _fit(self, weights: NDArray[np.float64], sigma: float) -> tuple[Field, Field]:
+    def _fit(self, weights: NDArray[np.float64], sigma: float) -> Field:
         x, y = self._points.T
         u, v = self._flow.T
         layers = (np.ones_like(x), x, y, x * x, x * y, y * y, u, v, x * u, x * v, y * u, y * v)
@@ -76,7 +76,7 @@ class FlowField:
             ax, ay = (c0 * cyy - c1 * cxy) / determinant, (c1 * cxx - c0 * cxy) / determinant
             return np.asarray(mean + ax * dx + ay * dy)
 
-        return np.stack([at_node(mu, cxu, cyu), at_node(mv, cxv, cyv)], 2), w
+        return np.stack([at_node(mu, cxu, cyu), at_node(mv, cxv, cyv)], 2)
 
     def __call__(self, points: NDArray[np.floating]) -> NDArray[np.float64]:
         """Flow ``(N, 2)`` at ``points`` ``(N, 2)``, bilinear between the nodes."""

@@ -107,12 +107,10 @@ class Matcher:
             view = view_mask(image) if auto else np.ones(image.shape[:2], bool)
         usable = view & ~highlight_mask(image) if auto else view
         window = self._window(view, config.resolution)
-        crop = image[window.y : window.y + window.height, window.x : window.x + window.width]
-        inside = view[window.y : window.y + window.height, window.x : window.x + window.width]
         size = (window.net_width, window.net_height)
         shrinks = window.net_width < window.width
-        small = cv2.resize(crop, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-        small_view = cv2.resize(inside.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
+        small = cv2.resize(image[window.area], size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+        small_view = cv2.resize(view[window.area].astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
         descriptors = self._forward(np.asarray(small, np.uint8), np.asarray(small_view, np.uint8))
         network = self.network
         log_scale = network.log_scale_coarse if network.fine is None else network.log_scale_fine

@@ -30,7 +30,7 @@ def detect(features: FrameFeatures, count: int, taken: NDArray[np.floating] | No
         taken: ``(M, 2)`` points that exist already; new ones keep the same distance from them as from each other.
     """
     w = features.window
-    mask = features.usable[w.y : w.y + w.height, w.x : w.x + w.width].astype(np.uint8)
+    mask = features.usable[w.area].astype(np.uint8)
     if count <= 0 or not mask.any():
         return np.zeros((0, 2), np.float32)
     distance = _spacing(features, count + (0 if taken is None else len(taken)))
@@ -64,7 +64,7 @@ def thin(features: FrameFeatures, points: NDArray[np.floating], total: int) -> N
 
 def _spacing(features: FrameFeatures, total: int) -> float:
     """Distance in source pixels at which about twice ``total`` points fit the view: corners do not lie evenly."""
-    return max(3.0, 0.6 * float(np.sqrt(features.usable.sum() / max(1, total))))
+    return max(3.0, 0.6 * float(np.sqrt(np.count_nonzero(features.usable) / max(1, total))))
 
 
 def coarse_field(coarse: CoarseMatches, features: FrameFeatures) -> FlowField:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from endomatch_ros.geometry.warping import pixels_to_grid
+from endomatch_ros.geometry.warping import sample
 
 _CHUNK = 1 << 24  # similarities held at a time: 64 MiB in float32
 
@@ -89,6 +89,4 @@ def _window(anchors: Tensor, features: Tensor, corners: Tensor, reach: int) -> T
 
 def sample_descriptors(descriptors: Tensor, cells: Tensor) -> Tensor:
     """L2-normalised bilinear samples of ``(C, h, w)`` at cell coordinates ``(N, 2)``: ``(N, C)``."""
-    grid = pixels_to_grid(cells, (descriptors.shape[-1], descriptors.shape[-2]))[None, None].to(descriptors.dtype)
-    out = functional.grid_sample(descriptors[None], grid, align_corners=False, padding_mode="border")
-    return functional.normalize(out[0, :, 0].T, dim=1)
+    return functional.normalize(sample(descriptors[None], cells[None])[0], dim=1)

@@ -56,9 +56,8 @@ class Backbone(nn.Module):
     (correspondence must not depend on where in the view a point lies); DINOv2 is timm's own model, whole.
     """
 
-    def __init__(self, config: ModelConfig, vit: VisionTransformer, stem: ConvStem | None) -> None:
+    def __init__(self, vit: VisionTransformer, stem: ConvStem | None) -> None:
         super().__init__()
-        self.patch_size = config.patch_size
         self.embed_dim = int(vit.embed_dim)
         self.vit = vit
         self.stem = stem
@@ -66,7 +65,7 @@ class Backbone(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
         """Tokens ``(B, h·w, C)`` and the stem's map ``(B, S, 4h, 4w)`` (``None`` without stem) of ``(B, 3, H, W)``.
 
-        ``H`` and ``W`` must be multiples of ``patch_size``; ``h = H / patch_size``.
+        ``H`` and ``W`` must be multiples of the config's ``patch_size``; ``h = H / patch_size``.
         """
         stem = self.stem(image) if self.stem is not None else None
         tokens = self.vit.forward_features(image if stem is None else functional.relu(stem))
@@ -100,7 +99,7 @@ def build_backbone(config: ModelConfig, pretrained: bool = False, weights: Path 
             dynamic_img_size=True,
             init_values=0.1,
         )
-        return Backbone(config, vit, ConvStem(config.stem_channels))
+        return Backbone(vit, ConvStem(config.stem_channels))
     if not timm.is_model(config.backbone):
         raise ConfigError(f"timm {timm.__version__} has no backbone {config.backbone!r}: update timm or mend the name")
     if timm.models.model_entrypoint(config.backbone).__module__ != "timm.models.vision_transformer":
@@ -121,7 +120,7 @@ def build_backbone(config: ModelConfig, pretrained: bool = False, weights: Path 
         )
     except Exception as error:  # timm, the hub and safetensors raise types of their own for missing or damaged files
         raise CheckpointError(_missing(config.backbone, weights, error)) from error
-    return Backbone(config, cast(VisionTransformer, model), None)
+    return Backbone(cast(VisionTransformer, model), None)
 
 
 def cached_weights(name: str) -> Path | None:

@@ -37,19 +37,19 @@ def save_checkpoint(
     path: Path,
     notes: dict[str, str] | None = None,
     half: bool = False,
-    include_backbone: bool | None = None,
 ) -> None:
     """Write ``network`` to ``path`` atomically.
+
+    Φ is stored for the compact backbone only: DINOv2's weights have a home of their own, and Ψ is all that training
+    moves.
 
     Args:
         network: the model.
         path: the ``.safetensors`` file.
         notes: free metadata (recipe, data, seed), kept in the file.
         half: store float16.
-        include_backbone: store Φ too; by default only for the compact backbone, since DINOv2's weights have a home of
-            their own and Ψ is all that training moves.
     """
-    keep_all = network.config.backbone == "compact" if include_backbone is None else include_backbone
+    keep_all = network.config.backbone == "compact"
     tensors = {
         name: (value.half() if half and value.is_floating_point() else value).detach().cpu().contiguous()
         for name, value in network.state_dict().items()

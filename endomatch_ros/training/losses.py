@@ -6,22 +6,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from endomatch_ros.geometry.warping import pixels_to_grid
-
-
-def interpolate(features: Tensor, cells: Tensor) -> Tensor:
-    """Bilinear samples of ``(B, C, h, w)`` at cell coordinates ``(B, K, 2)``: ``(B, K, C)``.
-
-    Convention: cell ``(0, 0)``'s centre is coordinate (0, 0); outside, the border is repeated.
-    """
-    grid = pixels_to_grid(cells, (features.shape[-1], features.shape[-2]))
-    out = functional.grid_sample(features, grid[:, :, None], align_corners=False, padding_mode="border")
-    return out[..., 0].transpose(1, 2)
+from endomatch_ros.geometry.warping import sample
 
 
 def sample_map(features: Tensor, cells: Tensor) -> Tensor:
-    """:func:`interpolate`, L2-normalised again: descriptors between cells."""
-    return functional.normalize(interpolate(features, cells), dim=2)
+    """Descriptors between the cells of ``(B, C, h, w)``: samples at ``(B, K, 2)``, L2-normalised again, ``(B, K, C)``.
+
+    Convention: cell ``(0, 0)``'s centre is coordinate (0, 0).
+    """
+    return functional.normalize(sample(features, cells), dim=2)
 
 
 def soft_target_cross_entropy(anchors: Tensor, features: Tensor, targets: Tensor, scale: Tensor) -> Tensor:
@@ -41,7 +34,7 @@ def soft_target_cross_entropy(anchors: Tensor, features: Tensor, targets: Tensor
         Mean cross-entropy in nats, scalar.
     """
     everywhere = torch.logsumexp(scale * anchors @ features.flatten(2), dim=2)  # (B, K)
-    at_target = scale * (anchors * interpolate(features, targets)).sum(2)
+    at_target = scale * (anchors * sample(features, targets)).sum(2)
     return (everywhere - at_target).mean()
 
 

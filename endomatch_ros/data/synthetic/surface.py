@@ -7,6 +7,7 @@ the function is negative. The same code runs in float32 for images and float64 f
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -147,13 +148,12 @@ class Surface:
         hit = torch.isfinite(high) & torch.isfinite(depth)
         index = torch.nonzero(hit)[:, 0]
         out = torch.full_like(depth, torch.inf)
-        out[index] = _bisect(inside, depth[index], high[index], index)
+        out[index] = _false_position(inside, depth[index], high[index], index)
         return out
 
 
-def _bisect(inside: object, low: Tensor, high: Tensor, index: Tensor) -> Tensor:
+def _false_position(inside: Callable[[Tensor, Tensor], Tensor], low: Tensor, high: Tensor, index: Tensor) -> Tensor:
     """Root between ``low`` (inside) and ``high`` (outside) by the Illinois false-position method."""
-    assert callable(inside)
     f_low, f_high = inside(low, index), inside(high, index)
     side = torch.zeros_like(low)
     for _ in range(6 if low.dtype == torch.float32 else 40):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import torch
 
@@ -29,7 +30,7 @@ class Trajectory:
         right /= np.linalg.norm(right)
         base = np.stack([right, np.cross(forward, right), forward])
         roll = self._roll + 0.08 * self._config.wobble * np.sin(0.3 * time)
-        jitter = _rotation(self._turn(time)) @ _rotation(np.array([0.0, 0.0, roll]))
+        jitter = cv2.Rodrigues(self._turn(time))[0] @ cv2.Rodrigues(np.array([0.0, 0.0, roll]))[0]
         rotation = jitter @ base
         pose = np.eye(4)
         pose[:3, :3], pose[:3, 3] = rotation, -rotation @ centre
@@ -45,7 +46,7 @@ class Trajectory:
 
     def _centre(self, time: float) -> np.ndarray:
         z = self._along(time)
-        return self._axis(z) + np.append(self._sway(time * max(self._config.speed, 0.0) * 4.0), 0.0)
+        return self._axis(z) + np.append(self._sway(time * self._config.speed * 4.0), 0.0)
 
     def _forward(self, time: float) -> np.ndarray:
         if self._config.kind == "tunnel":
@@ -70,13 +71,3 @@ class _oscillation:  # noqa: N801 - reads as a function of time
 
     def __call__(self, time: float) -> np.ndarray:
         return self._amplitude * np.sin(self._rates * time + self._phases).sum(1)
-
-
-def _rotation(vector: np.ndarray) -> np.ndarray:
-    """Rotation matrix of a rotation vector (Rodrigues)."""
-    angle = float(np.linalg.norm(vector))
-    if angle == 0.0:
-        return np.eye(3)
-    x, y, z = vector / angle
-    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
-    return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
