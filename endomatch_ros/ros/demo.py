@@ -232,7 +232,6 @@ def _clear(output: Path) -> None:
 def _own_domain() -> Iterator[dict[str, str]]:
     """The environment for the children, in force here too for as long: a ROS domain that nobody else uses."""
     before = dict(os.environ)
-    os.environ.setdefault("AMENT_PREFIX_PATH", sys.prefix)  # a virtual environment is an ament prefix only if named
     dds.prepare(os.environ, domain_id=1 + os.getpid() % 100)
     try:
         yield dict(os.environ)
