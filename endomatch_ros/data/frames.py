@@ -14,6 +14,32 @@ from endomatch_ros.geometry.camera import Camera
 
 
 @dataclass(frozen=True, eq=False)
+class StereoPartner:
+    """The other camera's image of a stereo pair, taken at the same time.
+
+    Attributes:
+        image: RGB uint8 ``(H, W, 3)``; its size may differ from the frame's.
+        camera: its intrinsics.
+        pose: ``partner_from_frame`` ``(4, 4)``, rigid, in the unit that the depth shall have.
+
+    Raises:
+        DataError: parts of the wrong type, of contradicting sizes, or a pose that is not rigid.
+    """
+
+    image: NDArray[np.uint8]
+    camera: Camera
+    pose: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        if self.image.ndim != 3 or self.image.shape[2] != 3 or self.image.dtype != np.uint8:
+            raise DataError(f"the partner's image is {self.image.shape} {self.image.dtype}, not RGB uint8 (H, W, 3)")
+        if self.camera.size != (self.image.shape[1], self.image.shape[0]):
+            raise DataError(f"the partner is calibrated for {self.camera.size}, its image is {self.image.shape[1::-1]}")
+        if not is_rigid(self.pose):
+            raise DataError(f"the pose of the partner is not a rigid (4, 4) motion: {self.pose.tolist()}")
+
+
+@dataclass(frozen=True, eq=False)
 class Frame:
     """One image of a recording or a synthetic scene.
 
@@ -26,6 +52,7 @@ class Frame:
         pose: ``camera_from_world`` ``(4, 4)``, a rotation and a translation.
         depth: ``(H, W)`` float32 along the optical axis, in the unit of the pose's translation; 0 or not
             finite where unknown.
+        partner: the stereo partner, for sources that have one and whose frames have a camera.
 
     Raises:
         DataError: parts of the wrong type or of sizes that contradict each other; a pose that is not rigid.
@@ -38,6 +65,7 @@ class Frame:
     camera: Camera | None = None
     pose: NDArray[np.float64] | None = None
     depth: NDArray[np.float32] | None = None
+    partner: StereoPartner | None = None
 
     def __post_init__(self) -> None:
         if self.image.ndim != 3 or self.image.shape[2] != 3 or self.image.dtype != np.uint8:
