@@ -100,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     info.add_argument("--json", action="store_true", help="as JSON")
     for name, module, text in (
         ("demo", "endomatch_ros.ros.demo", "stream a synthetic endoscope through the node"),
-        ("evaluate", "endomatch_ros.evaluation.run", "measure matchers on a recording"),
+        ("evaluate", "endomatch_ros.evaluation.cli", "measure matchers on a recording"),
         ("train", "endomatch_ros.training.cli", "train a matcher without labels"),
     ):
         # These bring their own arguments and their own --help.

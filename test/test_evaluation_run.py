@@ -14,12 +14,13 @@ from rich.console import Console
 
 from endomatch_ros.cli import main as cli
 from endomatch_ros.data.frames import Frame
-from endomatch_ros.data.synthetic import SceneConfig, SyntheticEndoscope
+from endomatch_ros.data.sources import CompletedSequence, SubSequence, open_sequence
+from endomatch_ros.data.synthetic import SceneConfig, SyntheticEndoscope, SyntheticSequence
 from endomatch_ros.errors import ConfigError, DataError
 from endomatch_ros.evaluation.baselines import BASELINES, identity
 from endomatch_ros.evaluation.report import NOTES, markdown, print_table, write_report
 from endomatch_ros.evaluation.run import evaluate, pairs_with_gap, run_evaluation, summarise
-from endomatch_ros.evaluation.truth import SyntheticSequence, open_sequence, pair_truth
+from endomatch_ros.evaluation.truth import pair_truth
 from endomatch_ros.geometry.camera import Camera
 from endomatch_ros.matching.types import Matches
 
@@ -113,6 +114,14 @@ def test_synthetic_truth_is_consistent(scene: SyntheticSequence) -> None:
     assert distance.max() < 1e-3
 
 
+def test_a_part_of_a_sequence_has_the_truth_of_the_whole(scene: SyntheticSequence) -> None:
+    part = CompletedSequence(SubSequence(scene, 3, 10))
+    whole, cut = pair_truth(scene, 4, 9, scene[4], scene[9]), pair_truth(part, 1, 6, part[1], part[6])
+    np.testing.assert_array_equal(cut.landmarks, whole.landmarks)
+    np.testing.assert_array_equal(cut.targets, whole.targets)
+    np.testing.assert_array_equal(cut.fundamental, whole.fundamental)
+
+
 def test_an_oracle_is_perfect_on_the_synthetic_scene_and_identity_is_not(scene: SyntheticSequence) -> None:
     images = {frame.image.tobytes(): position for position, frame in enumerate(scene)}
 
@@ -183,6 +192,27 @@ def test_command_line_writes_a_report(sinus: Path, tmp_path: Path, capsys: pytes
     assert (tmp_path / "out" / "evaluation.json").is_file()
 
 
+def test_command_line_measures_the_frames_that_it_is_told_to(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for k in range(9):
+        noise = np.random.default_rng(k).integers(0, 255, (96, 128, 3), np.uint8)
+        cv2.imwrite(str(tmp_path / f"{k}.png"), noise)
+    arguments = ["evaluate", "--data", str(tmp_path), "--methods", "identity", "--gaps"]
+    assert cli([*arguments, "3", "--frames", "5:", "--output", str(tmp_path / "out")]) == 0
+    content = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert content["about"]["frames"] == "5:"
+    assert content["rows"][0]["pairs"] == 1  # of nine frames there would be six
+    assert content["rows"][0]["matches"] > 5
+    assert content["rows"][0]["epipolar_mean"] is None
+    assert cli([*arguments, "4", "--frames=-4:"]) == 2
+    assert "4 frames has gaps 1 to 3" in capsys.readouterr().err
+    assert cli([*arguments, "1", "--frames", "abc"]) == 2
+    assert "START:STOP" in capsys.readouterr().err
+    assert cli([*arguments, "1", "--rate", "0"]) == 2
+    assert "rate 0" in capsys.readouterr().err
+
+
 def test_bad_requests_are_clear_errors(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no method 'surf'"):
         run_evaluation("synthetic", ["surf"], [1])
@@ -190,7 +220,7 @@ def test_bad_requests_are_clear_errors(tmp_path: Path) -> None:
         run_evaluation("synthetic:abc", ["identity"], [1])
     with pytest.raises(ConfigError, match="kind"):
         run_evaluation("synthetic:1,cube", ["identity"], [1])
-    with pytest.raises(DataError, match="no folder"):
+    with pytest.raises(DataError, match="no file or folder"):
         run_evaluation(str(tmp_path / "missing"), ["identity"], [1])
     with pytest.raises(ConfigError, match="gap 1000"):
         run_evaluation("synthetic:1", ["identity"], [1000])

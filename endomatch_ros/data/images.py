@@ -46,7 +46,7 @@ class ImageFolder:
         self.folder = Path(folder)
         if not self.folder.is_dir():
             raise DataError(f"there is no folder {folder}; check the path")
-        self.paths = sorted((p for p in self.folder.iterdir() if p.suffix.lower() in SUFFIXES), key=_natural)
+        self.paths = sorted((p for p in self.folder.iterdir() if p.suffix.lower() in SUFFIXES), key=natural_key)
         if not self.paths:
             raise DataError(f"the folder {folder} holds no pictures ({', '.join(SUFFIXES)})")
         self._rate = rate
@@ -63,6 +63,11 @@ class ImageFolder:
         return (self[position] for position in range(len(self)))
 
 
+def natural_key(path: Path) -> list[tuple[int, str]]:
+    """Sorting key by name in which runs of digits count as numbers: ``2.png`` before ``10.png``."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.name.lower())]
+
+
 def _decode(path: Path, flags: int) -> NDArray[np.uint8]:
     if not path.is_file():
         raise ImageError(f"there is no picture {path}; check the path")
@@ -71,8 +76,3 @@ def _decode(path: Path, flags: int) -> NDArray[np.uint8]:
     if image is None:
         raise ImageError(f"{path} is not a picture that can be read; give a PNG, JPEG, TIFF or BMP file")
     return np.asarray(image, np.uint8)
-
-
-def _natural(path: Path) -> list[tuple[int, str]]:
-    """Sorting key in which runs of digits count as numbers."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.name.lower())]

@@ -5,7 +5,6 @@ All predictions are made first, then all are measured: no method can see the tru
 
 from __future__ import annotations
 
-import argparse
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 
 from endomatch_ros import __version__
 from endomatch_ros.data.frames import Frame, FrameSequence
+from endomatch_ros.data.sources import DEFAULTS, SourceOptions, open_sources
 from endomatch_ros.errors import ConfigError
 from endomatch_ros.evaluation.baselines import BASELINES, Method
 from endomatch_ros.evaluation.metrics import (
@@ -30,7 +30,7 @@ from endomatch_ros.evaluation.metrics import (
     share_within,
 )
 from endomatch_ros.evaluation.report import Row, print_table, write_report
-from endomatch_ros.evaluation.truth import PairTruth, open_sequence, pair_truth
+from endomatch_ros.evaluation.truth import PairTruth, pair_truth
 from endomatch_ros.geometry.robust import estimate_epipolar, recover_relative_pose
 from endomatch_ros.matching.types import Matches
 
@@ -126,17 +126,23 @@ def run_evaluation(
     model: str = "embedded",
     device: str = "auto",
     max_pairs: int = 10,
+    frames: str = "",
+    backbone_weights: Path | None = None,
+    options: SourceOptions = DEFAULTS,
 ) -> list[Row]:
     """Evaluate named methods on named recordings, print the table, and write it if there is an ``output`` folder.
 
     Args:
-        data: as for :func:`~endomatch_ros.evaluation.truth.open_sequence`; several are measured as one.
+        data: as for :func:`~endomatch_ros.data.sources.open_sources`; several are measured as one.
         methods: ``endomatch`` or names of :data:`~endomatch_ros.evaluation.baselines.BASELINES`.
         gaps: in frames.
         output: folder for ``evaluation.md`` and ``evaluation.json``; made if need be.
         model: of the method ``endomatch``: preset or checkpoint.
         device: of the method ``endomatch``.
         max_pairs: for each gap and recording.
+        frames: part of each recording, as ``0:20``; empty: all.
+        backbone_weights: of the method ``endomatch``, for a DINOv2 preset.
+        options: what the recordings do not tell of themselves.
 
     Raises:
         EndomatchError: what cannot be evaluated, and why.
@@ -146,16 +152,17 @@ def run_evaluation(
         raise ConfigError(f"--output {output} is a file; name a folder for evaluation.md and evaluation.json")
     if max_pairs < 1:
         raise ConfigError(f"--max-pairs {max_pairs}: at least 1 is needed")
-    chosen, about_model = _methods(methods, model, device)
-    sequences = [open_sequence(name) for name in names]
+    sequences = [sequence for name in names for sequence in open_sources(name, options, frames)]
     for sequence in sequences:  # before hours of work
         for gap in gaps:
             pairs_with_gap(len(sequence), gap, max_pairs)
+    chosen, about_model = _methods(methods, model, device, backbone_weights)
     rows = summarise([score for s in sequences for score in evaluate(s, chosen, gaps, max_pairs)])
     print_table(rows)
     if output is not None:
         about: dict[str, Any] = {
             "data": names,
+            "frames": frames or "all",
             "max_pairs": max_pairs,
             "model": about_model,
             "endomatch_ros": __version__,
@@ -167,29 +174,9 @@ def run_evaluation(
     return rows
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """``endomatch evaluate``; errors are left to the caller."""
-    parser = argparse.ArgumentParser(
-        prog="endomatch evaluate",
-        description="Measure matchers on recordings with known camera motion.",
-        epilog="example: endomatch evaluate --data synthetic:1001 synthetic:1002,cavity --gaps 1 5 --output results",
-    )
-    parser.add_argument(
-        "--data", nargs="+", required=True, help="folder of an SfM recording, or synthetic:SEED[,tunnel|cavity]"
-    )
-    known = ["endomatch", *BASELINES]
-    parser.add_argument("--methods", nargs="+", default=known, metavar="METHOD", help=f"of {', '.join(known)}")
-    parser.add_argument("--gaps", nargs="+", type=int, default=[1, 5, 10, 20], help="in frames (default: 1 5 10 20)")
-    parser.add_argument("--max-pairs", type=int, default=10, help="for each gap and recording (default: %(default)s)")
-    parser.add_argument("--output", type=Path, help="folder for evaluation.md and evaluation.json")
-    parser.add_argument("--model", default="embedded", help="preset or .safetensors file (default: %(default)s)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
-    args = parser.parse_args(argv)
-    run_evaluation(args.data, args.methods, args.gaps, args.output, args.model, args.device, args.max_pairs)
-    return 0
-
-
-def _methods(names: Sequence[str], model: str, device: str) -> tuple[dict[str, Method], dict[str, Any] | None]:
+def _methods(
+    names: Sequence[str], model: str, device: str, backbone_weights: Path | None
+) -> tuple[dict[str, Method], dict[str, Any] | None]:
     """Functions by name, and what is known of the model if it is among them."""
     known = ["endomatch", *BASELINES]
     for name in names:
@@ -201,7 +188,7 @@ def _methods(names: Sequence[str], model: str, device: str) -> tuple[dict[str, M
         if name == "endomatch":
             from endomatch_ros.matching import Matcher  # loads torch, which the baselines do without
 
-            matcher = Matcher.from_pretrained(model, device=device)
+            matcher = Matcher.from_pretrained(model, device, backbone_weights)
             chosen[name], about = matcher.match, asdict(matcher.info)
         else:
             chosen[name] = BASELINES[name]

@@ -1,56 +1,22 @@
-"""Recordings to evaluate on, and what is known to be true about a pair of their frames."""
+"""What is known to be true about a pair of frames of a recording."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from endomatch_ros.data.frames import Frame, FrameSequence
 from endomatch_ros.data.sfm import SfmSequence
-from endomatch_ros.data.synthetic import SceneConfig, SyntheticEndoscope
-from endomatch_ros.errors import CalibrationError, ConfigError
+from endomatch_ros.data.sources import origin
+from endomatch_ros.data.synthetic import SyntheticSequence
+from endomatch_ros.errors import CalibrationError
 from endomatch_ros.geometry.epipolar import fundamental_from_pose, relative_pose
 
 Array = NDArray[np.float64]
 Correspondence = Callable[[Array], tuple[Array, NDArray[np.bool_]]]
-
-_PATTERN = re.compile(r"synthetic(?::(?P<seed>\d+)(?:,(?P<kind>\w+))?)?")
-
-
-class SyntheticSequence:
-    """Frames of a synthetic scene at a fixed rate, rendered when they are asked for.
-
-    Args:
-        scene: what to render.
-        count: number of frames.
-        rate: frames a second.
-    """
-
-    def __init__(self, scene: SyntheticEndoscope, count: int = 60, rate: float = 30.0) -> None:
-        self.scene = scene
-        self._count = count
-        self._rate = rate
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __getitem__(self, position: int) -> Frame:
-        if not 0 <= position < self._count:
-            raise IndexError(f"frame {position} of {self._count}")
-        return self.scene.render(position / self._rate, position)
-
-    def __iter__(self) -> Iterator[Frame]:
-        return (self[position] for position in range(self._count))
-
-    def correspondence(self, position0: int, position1: int, points: Array) -> tuple[Array, NDArray[np.bool_]]:
-        """True partners ``(N, 2)`` of pixels ``(N, 2)`` of frame ``position0``, and which of them are visible."""
-        return self.scene.correspondence(position0 / self._rate, position1 / self._rate, points)
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,37 +55,19 @@ def pair_truth(sequence: FrameSequence, position0: int, position1: int, frame0: 
                 fundamental = fundamental_from_pose(frame0.camera.matrix, frame1.camera.matrix, pose)
             except CalibrationError:
                 fundamental = None  # the camera stood still
-    if isinstance(sequence, SfmSequence):
-        landmarks, targets = _landmarks(sequence, position0, position1, frame0, frame1)
-    elif isinstance(sequence, SyntheticSequence):
+    source, source0 = origin(sequence, position0)
+    source1 = origin(sequence, position1)[1]
+    if isinstance(source, SfmSequence):
+        landmarks, targets = _landmarks(source, source0, source1, frame0, frame1)
+    elif isinstance(source, SyntheticSequence):
 
         def correspondence(points: Array) -> tuple[Array, NDArray[np.bool_]]:
-            return sequence.correspondence(position0, position1, points)
+            return source.correspondence(source0, source1, points)
 
         grid = _grid(frame0)
         partners, visible = correspondence(grid)
         landmarks, targets = grid[visible], partners[visible]
     return PairTruth(pose, fundamental, landmarks, targets, correspondence)
-
-
-def open_sequence(data: str) -> FrameSequence:
-    """The recording that a user names.
-
-    Args:
-        data: ``synthetic``, ``synthetic:SEED``, ``synthetic:SEED,KIND`` (``tunnel`` or ``cavity``), or the folder of an
-            SfM recording.
-
-    Raises:
-        ConfigError: a scene that cannot be.
-        DataError: a folder that is missing or no SfM recording.
-    """
-    if data.startswith("synthetic") and not Path(data).exists():
-        match = _PATTERN.fullmatch(data)
-        if match is None:
-            raise ConfigError(f"{data!r} names no scene; write synthetic:SEED or synthetic:SEED,KIND")
-        kind = cast(Literal["tunnel", "cavity"], match["kind"] or "tunnel")  # SceneConfig refuses others
-        return SyntheticSequence(SyntheticEndoscope(SceneConfig(seed=int(match["seed"] or 0), kind=kind)))
-    return SfmSequence(data)
 
 
 def _landmarks(

@@ -2,5 +2,6 @@
 
 from endomatch_ros.data.synthetic.config import SceneConfig
 from endomatch_ros.data.synthetic.scene import SyntheticEndoscope
+from endomatch_ros.data.synthetic.sequence import SyntheticSequence
 
-__all__ = ["SceneConfig", "SyntheticEndoscope"]
+__all__ = ["SceneConfig", "SyntheticEndoscope", "SyntheticSequence"]
