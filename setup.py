@@ -45,7 +45,7 @@ setup(
         (f"share/{NAME}/config", sorted(glob("config/*"))),
         # pip ignores setup.cfg's script directory, so `ros2 run` finds this after `pip install`; colcon's entry point
         # takes its place.
-        (f"lib/{NAME}", ["scripts/matcher_node"]),
+        (f"lib/{NAME}", ["scripts/matcher_node", "scripts/train_matcher"]),
     ],
     zip_safe=False,
     install_requires=[
@@ -65,7 +65,8 @@ setup(
     ],
     extras_require={
         "ros": ROS_WHEELS,
-        "train": ["lightning>=2.4", "tensorboard>=2.14"],
+        "train": ["jsonargparse[signatures]>=4.40", "lightning>=2.4", "tensorboard>=2.14"],
+        "mono": ["transformers>=4.45"],  # depth from a monocular network, in training
         "test": ["packaging", "pytest>=7.4", "scipy>=1.10"],  # colcon test runs pytest only where this extra names it
         "lint": ["mypy>=1.11", "ruff>=0.6", "types-PyYAML"],
     },
@@ -73,6 +74,7 @@ setup(
         "console_scripts": [
             f"endomatch = {NAME}.cli:main",
             f"matcher_node = {NAME}.ros.node:main",
+            f"train_matcher = {NAME}.training.cli:executable",
         ],
     },
 )

@@ -13,6 +13,7 @@ from endomatch_ros.errors import ImageError
 _WORK_SIDE = 320  # the view's outline is smooth: it is found on a small copy
 _DARK = 16  # 8-bit level; the surround of a scope's view is darker, also with sensor noise
 _SATURATED = 235
+_RIM = 0.01  # of the longer side: the edge of the view glares and moves with the scope
 
 
 def check_image(image: NDArray[np.uint8], name: str = "image") -> NDArray[np.uint8]:
@@ -71,6 +72,15 @@ def highlight_mask(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
     side = 2 * max(1, round(max(image.shape[:2]) / 320)) + 1
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
     return cv2.dilate(saturated, kernel).astype(bool)
+
+
+def without_rim(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """A view ``(H, W)`` without its edge, which would be matched as tissue; a view that fills the image has none."""
+    if mask.all():
+        return mask
+    side = 2 * max(1, round(_RIM * max(mask.shape))) + 1
+    kernel = np.ones((side, side), np.uint8)
+    return cv2.erode(mask.astype(np.uint8), kernel, borderType=cv2.BORDER_REPLICATE).astype(bool)
 
 
 def lookup(mask: NDArray[np.bool_], points: NDArray[np.floating]) -> NDArray[np.bool_]:

@@ -37,19 +37,21 @@ def save_checkpoint(
     path: Path,
     notes: dict[str, str] | None = None,
     half: bool = False,
+    include_backbone: bool = False,
 ) -> None:
     """Write ``network`` to ``path`` atomically.
 
-    Φ is stored for the compact backbone only: DINOv2's weights have a home of their own, and Ψ is all that training
-    moves.
+    Φ is stored for the compact backbone only, unless asked for: DINOv2's weights have a home of their own, and Ψ is all
+    that training moves.
 
     Args:
         network: the model.
         path: the ``.safetensors`` file.
         notes: free metadata (recipe, data, seed), kept in the file.
         half: store float16.
+        include_backbone: store Φ in any case: it was trained, too.
     """
-    keep_all = network.config.backbone == "compact"
+    keep_all = include_backbone or network.config.backbone == "compact"
     tensors = {
         name: (value.half() if half and value.is_floating_point() else value).detach().cpu().contiguous()
         for name, value in network.state_dict().items()

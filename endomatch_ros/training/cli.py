@@ -3,45 +3,143 @@
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from endomatch_ros.errors import ConfigError
+from endomatch_ros.errors import ConfigError, EndomatchError
+
+if TYPE_CHECKING:
+    from endomatch_ros.training.config import TrainConfig
+
+_SHORT = {
+    "--depth": "--recording.depth",
+    "--frames": "--recording.frames",
+    "--learning_rate": "--optimiser.learning_rate",
+}
+_SWITCHES = ("--unfreeze", "--novel_view.relight")
+
+_TEXT = """\
+Train a matcher on recordings, without labels: novel views of single frames give the correspondences. Writes
+DIR/model.safetensors, which the node's parameter `model` and Matcher.from_pretrained take.
+
+  endomatch train --data recordings/bag_1 --output runs/mine
+  endomatch train --data case1.mp4 case2.mp4 --preset dinov2-small --output runs/dinov2 --max-steps 5000
+  endomatch train --output runs/mine --resume
+  endomatch train --data case1.mp4 --depth photometric --frames 100:2000 --output runs/part
+  endomatch train --config my.yaml --optimiser.learning_rate 3e-4 --print_config
+  torchrun --nproc-per-node 4 -m endomatch_ros.cli train --data recordings --output runs/four_gpus
+
+Values come from the defaults, then from --config, then from the options. Dashes and underscores are the same; --depth,
+--frames and --learning-rate are short for --recording.depth, --recording.frames and --optimiser.learning_rate."""
 
 
-def parser() -> argparse.ArgumentParser:
-    """Arguments of ``endomatch train``."""
-    p = argparse.ArgumentParser(
-        prog="endomatch train",
-        description="Train a matcher without labels. Writes DIR/model.safetensors, which the node's parameter `model` "
-        "and Matcher.from_pretrained take.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    p.add_argument("--data", default="synthetic", help="'synthetic': rendered scenes with exact correspondences")
-    p.add_argument("--preset", default="embedded", help="architecture; 'embedded' is trained from scratch")
-    p.add_argument("--output", type=Path, required=True, metavar="DIR", help="where the results go")
-    p.add_argument("--max-steps", type=int, default=2000, help="optimiser steps")
-    p.add_argument("--batch-size", type=int, default=8, help="pairs a step")
-    p.add_argument("--learning-rate", type=float, default=1.5e-3, help="peak of the cosine schedule")
-    p.add_argument("--scenes", type=int, default=360, help="training scenes, rendered on first use (about 2 s a scene)")
-    p.add_argument("--validation-scenes", type=int, default=10, help="validation scenes, other seeds")
-    p.add_argument("--cache", type=Path, default=Path(".cache/synthetic"), help="rendered scenes, kept between runs")
-    p.add_argument("--seed", type=int, default=0, help="of weights and data")
-    p.add_argument("--workers", type=int, default=1, help="data-loading processes")
-    p.add_argument("--precision", default="32-true", help="Lightning's precision, e.g. bf16-mixed on a GPU")
-    p.add_argument("--checkpoint-every", type=int, default=250, help="steps between checkpoints and validations")
-    p.add_argument("--resume", action="store_true", help="continue from DIR/last.ckpt")
-    return p
+def main(argv: Sequence[str] | None = None) -> int:
+    """``endomatch train``; returns the exit status, errors are left to the caller."""
+    config, resume = parse(list(sys.argv[1:] if argv is None else argv))
+    from endomatch_ros.training.train import train
 
-
-def main(argv: list[str] | None = None) -> int:
-    """Entry point; returns the exit status."""
-    args = vars(parser().parse_args(argv))
-    data, preset = args.pop("data"), args.pop("preset")
-    if data != "synthetic":
-        raise ConfigError(f"--data {data!r}: this version trains on 'synthetic' only")
-    if preset != "embedded":
-        raise ConfigError(f"--preset {preset!r}: this version trains 'embedded' only")
-    from endomatch_ros.training.train import TrainConfig, train
-
-    print(f"wrote {train(TrainConfig(**args))}")
+    path = train(config, resume)
+    if int(os.environ.get("RANK", "0")) == 0:
+        print(f"wrote {path}")
     return 0
+
+
+def executable() -> int:
+    """``ros2 run endomatch_ros train``: the same, with errors in one line and ROS's own arguments left out."""
+    arguments = sys.argv[1:]
+    if "--ros-args" in arguments:
+        arguments = arguments[: arguments.index("--ros-args")]
+    try:
+        return main(arguments)
+    except EndomatchError as error:
+        print(f"train: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def parse(arguments: Sequence[str]) -> tuple[TrainConfig, bool]:
+    """The run that command-line arguments describe, and whether it is to be resumed.
+
+    Raises:
+        ConfigError: an unknown option, or a value of the wrong kind or out of range.
+    """
+    # Slow to import, and `endomatch --help` must not wait for them.
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    from endomatch_ros.training.config import TrainConfig
+
+    parser = ArgumentParser(
+        prog="endomatch train",
+        usage="endomatch train --data PATH [PATH ...] --output DIR [--preset NAME] [--max-steps N] [--resume] ...",
+        description=_TEXT,
+        formatter_class=_formatter(),
+        exit_on_error=False,
+        default_env=False,
+    )
+    parser.add_argument("--config", action="config", metavar="FILE", help="YAML file with any of these values")
+    parser.add_argument("--resume", action="store_true", help="continue the run in --output; its values are kept")
+    parser.add_class_arguments(TrainConfig, as_group=False)
+    try:
+        namespace = parser.parse_args(with_kept_values(normalised(arguments)))
+        resume = bool(namespace.pop("resume"))
+        namespace.pop("config", None)
+        values = parser.instantiate_classes(namespace)
+        return TrainConfig(**vars(values)), resume
+    except ArgumentError as error:
+        # Wrapped by jsonargparse where a value's own check has refused it.
+        raise ConfigError(f"{' '.join(str(error).split())}; see endomatch train --help") from error
+
+
+def normalised(arguments: Sequence[str]) -> list[str]:
+    """Options as jsonargparse wants them: underscores, lists in brackets, ``=true`` behind a bare switch."""
+    out: list[str] = []
+    position = 0
+    while position < len(arguments):
+        word = arguments[position]
+        position += 1
+        if not word.startswith("--"):
+            out.append(word)
+            continue
+        name, equals, value = word.partition("=")
+        name = name.replace("-", "_").replace("__", "--", 1)
+        name = _SHORT.get(name, name)
+        if name == "--data" and not equals:
+            values = []
+            while position < len(arguments) and not arguments[position].startswith("--"):
+                values.append(arguments[position])
+                position += 1
+            out.append(f"--data={json.dumps(values)}")
+        elif name in _SWITCHES and not equals and not _is_truth(arguments[position : position + 1]):
+            out.append(f"{name}=true")
+        else:
+            out.append(name + equals + value)
+    return out
+
+
+def with_kept_values(arguments: list[str]) -> list[str]:
+    """The arguments, in a resumed run behind the values that the run was started with."""
+    if "--resume" not in arguments:
+        return arguments
+    output = next((a.partition("=")[2] for a in arguments if a.startswith("--output=")), "")
+    if "--output" in arguments[:-1]:
+        output = arguments[arguments.index("--output") + 1]
+    kept = Path(output) / "config.yaml"
+    return ["--config", str(kept), *arguments] if output and kept.is_file() else arguments
+
+
+def _is_truth(words: Sequence[str]) -> bool:
+    return bool(words) and words[0].lower() in ("true", "false")
+
+
+def _formatter() -> type[argparse.HelpFormatter]:
+    from jsonargparse import DefaultHelpFormatter
+
+    class Formatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
+        pass
+
+    return Formatter

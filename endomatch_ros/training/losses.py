@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from endomatch_ros.geometry.warping import sample
+from endomatch_ros.training.mining import hardest_elsewhere, hardest_in_image
 
 
 def sample_map(features: Tensor, cells: Tensor) -> Tensor:
@@ -15,6 +16,48 @@ def sample_map(features: Tensor, cells: Tensor) -> Tensor:
     Convention: cell ``(0, 0)``'s centre is coordinate (0, 0).
     """
     return functional.normalize(sample(features, cells), dim=2)
+
+
+def descriptor_distance(similarity: Tensor) -> Tensor:
+    """Euclidean distance of unit vectors by their cosine: d = √(2 − 2·cos), 0 to 2."""
+    # Below the floor the square root's slope would blow up rounding noise.
+    return (2 - 2 * similarity).clamp_min(1e-6).sqrt()
+
+
+def triplet_margin(positive: Tensor, negative: Tensor, margin: float) -> Tensor:
+    """Mean of max(0, d⁺ − d⁻ + margin) over triplets given by their cosine similarities (arXiv 2512.10379)."""
+    return (descriptor_distance(positive) - descriptor_distance(negative) + margin).clamp_min(0).mean()
+
+
+def triplet_loss(
+    anchors: Tensor,
+    features: Tensor,
+    targets: Tensor,
+    margin: float,
+    radius: float,
+    valid: Tensor | None = None,
+    others: Tensor | None = None,
+) -> Tensor:
+    """Triplet margin loss with the hardest negatives of the same image, and of other images beside them.
+
+    Args:
+        anchors: ``(B, K, C)`` L2-normalised.
+        features: ``(B, C, h, w)`` L2-normalised, the other image of the pair.
+        targets: ``(B, K, 2)`` cell coordinates of the true partners.
+        margin: least difference of the distances.
+        radius: in cells; see :func:`~endomatch_ros.training.mining.hardest_in_image`.
+        valid: ``(B, h, w)`` bool, cells in view.
+        others: ``(B, M, C)`` descriptors of other images; none if ``None``.
+
+    Returns:
+        The mean over all triplets of both kinds, scalar.
+    """
+    positive = (anchors * sample_map(features, targets)).sum(2)
+    negative = hardest_in_image(anchors, features, targets, radius, valid).similarity
+    loss = triplet_margin(positive, negative, margin)
+    if others is None:
+        return loss
+    return 0.5 * (loss + triplet_margin(positive, hardest_elsewhere(anchors, others), margin))
 
 
 def soft_target_cross_entropy(anchors: Tensor, features: Tensor, targets: Tensor, scale: Tensor) -> Tensor:

@@ -10,58 +10,99 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
+from endomatch_ros.errors import ConfigError
 from endomatch_ros.models import Descriptors, MatcherNetwork
-from endomatch_ros.training.losses import sample_map, symmetric_infonce
+from endomatch_ros.training.losses import sample_map
+from endomatch_ros.training.objective import ObjectiveConfig, batch_losses
 
 
 @dataclass(frozen=True)
 class OptimiserConfig:
-    """AdamW with warm-up and cosine decay to zero over ``max_steps``."""
+    """AdamW with warm-up and cosine decay to zero over the run.
 
-    learning_rate: float = 1.5e-3
+    Attributes:
+        learning_rate: the schedule's peak.
+        weight_decay: of matrices and kernels; temperatures, gates, norms and biases are not decayed.
+        warmup_steps: steps of linear warm-up.
+        clip: largest norm of the gradient.
+    """
+
+    learning_rate: float = 1e-3
     weight_decay: float = 0.02
     warmup_steps: int = 100
-    max_steps: int = 2000
+    clip: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.learning_rate < 1:
+            raise ConfigError(f"optimiser.learning_rate is {self.learning_rate}: it must lie between 0 and 1")
+        if self.weight_decay < 0 or self.warmup_steps < 0 or self.clip <= 0:
+            raise ConfigError(
+                f"optimiser: weight_decay {self.weight_decay} and warmup_steps {self.warmup_steps} must not be "
+                f"negative, clip {self.clip} must be positive"
+            )
 
 
 class MatcherModule(lightning.LightningModule):
-    """Trains Φ, Ψ and the fine branch with InfoNCE on both grids.
+    """Trains Ψ and the fine branch, and Φ if asked to.
 
     Args:
         network: the model, moved in place.
         optimiser: learning-rate schedule.
+        max_steps: its length.
+        objective: the loss.
+        unfreeze: train the backbone, too.
     """
 
-    def __init__(self, network: MatcherNetwork, optimiser: OptimiserConfig) -> None:
+    def __init__(
+        self,
+        network: MatcherNetwork,
+        optimiser: OptimiserConfig,
+        max_steps: int,
+        objective: ObjectiveConfig,
+        unfreeze: bool = False,
+    ) -> None:
         super().__init__()
-        self.network = network
-        self._optimiser = optimiser
+        self.network = network.requires_grad_(True)
+        network.backbone.requires_grad_(unfreeze)
+        # Only cross-entropy has a temperature to learn.
+        network.log_scale_coarse.requires_grad_(objective.kind == "infonce")
+        network.log_scale_fine.requires_grad_(objective.kind == "infonce" and network.fine is not None)
+        self._optimiser, self._max_steps, self._objective = optimiser, max_steps, objective
 
     def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
         """Loss of a batch of pairs."""
-        out = self._descriptors(batch)
-        coarse, fine = self._losses(*out, batch)
-        self.log("loss_coarse", coarse, prog_bar=True)
-        self.log("loss_fine", fine, prog_bar=True)
-        return coarse + fine
+        together = self.trainer.world_size > 1
+        first, second = self.descriptors(batch)
+        gather = self._gather if together else None
+        coarse, fine = batch_losses(self.network, first, second, batch, self._objective, self.global_rank, gather)
+        loss = coarse + fine
+        if not bool(torch.isfinite(loss)):
+            raise FloatingPointError(
+                f"the loss is {float(loss.detach())} at step {self.global_step}: lower optimiser.learning_rate, or "
+                "train in precision 32-true; last.ckpt holds the last good state"
+            )
+        self.log("loss", loss, prog_bar=True, sync_dist=together)
+        self.log("loss_coarse", coarse, sync_dist=together)
+        self.log("loss_fine", fine, sync_dist=together)
+        return loss
 
     def validation_step(self, batch: dict[str, Tensor], _: int) -> None:
         """PCK of the finest map's nearest neighbour, beside that of no motion at all."""
-        map0, map1 = (d.finest for d in self._descriptors(batch))
-        patch = batch["image0"].shape[-1] / map0.shape[-1]
-        anchors = sample_map(map0, (batch["points0"] + 0.5) / patch - 0.5)
-        best = (anchors @ map1.flatten(2)).argmax(2)
-        cells = torch.stack([best % map1.shape[-1], best // map1.shape[-1]], 2)
-        found = (cells + 0.5) * patch - 0.5
+        map0, map1 = (d.finest.float() for d in self.descriptors(batch))
+        found = nearest_neighbours(map0, map1, batch["points0"], batch["image0"].shape[-1])
         error = (found - batch["points1"]).norm(dim=2)
         still = (batch["points0"] - batch["points1"]).norm(dim=2)
-        size = len(error)
-        self.log("val_pck5", (error < 5).float().mean(), prog_bar=True, batch_size=size)
-        self.log("val_pck5_identity", (still < 5).float().mean(), batch_size=size)
-        self.log("val_median_error", error.median(), prog_bar=True, batch_size=size)
+        size, together = len(error), self.trainer.world_size > 1
+        for name, value in (
+            ("val_pck5", (error < 5).float().mean()),
+            ("val_pck16", (error < 16).float().mean()),
+            ("val_pck5_identity", (still < 5).float().mean()),
+            ("val_median_error", error.median()),
+        ):
+            self.log(name, value, prog_bar=name == "val_pck5", batch_size=size, sync_dist=together)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """AdamW and the schedule; temperatures, gates, norms and biases are not decayed."""
+        """AdamW and the schedule."""
         c = self._optimiser
         decayed = [p for p in self.parameters() if p.requires_grad and p.ndim > 1]
         plain = [p for p in self.parameters() if p.requires_grad and p.ndim <= 1]
@@ -70,35 +111,45 @@ class MatcherModule(lightning.LightningModule):
             lr=c.learning_rate,
             betas=(0.9, 0.98),
         )
+        warmup = min(c.warmup_steps, self._max_steps // 4)
 
         def factor(step: int) -> float:
-            if step < c.warmup_steps:
-                return (step + 1) / c.warmup_steps
-            progress = (step - c.warmup_steps) / max(1, c.max_steps - c.warmup_steps)
+            if step < warmup:
+                return (step + 1) / warmup
+            progress = (step - warmup) / max(1, self._max_steps - warmup)
             return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def _descriptors(self, batch: dict[str, Tensor]) -> tuple[Descriptors, Descriptors]:
-        # One pass for both images of the pair: the batch is (2B, 3, H, W).
-        images = torch.cat([batch["image0"], batch["image1"]])
-        views = torch.cat([batch["view0"], batch["view1"]])
+    def _gather(self, values: Tensor) -> Tensor:
+        """The same tensor of all processes, stacked, with gradients."""
+        gathered = self.all_gather(values, sync_grads=True)
+        assert isinstance(gathered, Tensor)
+        return gathered
+
+    def descriptors(self, batch: dict[str, Tensor]) -> tuple[Descriptors, Descriptors]:
+        """Descriptor maps of both images of the pairs."""
+        # One pass for both: the batch is (2B, 3, H, W).
+        images = torch.cat([batch["image0"], batch["image1"]]).float() / 255
+        views = torch.cat([batch["view0"], batch["view1"]]).float()
         both = self.network(images, views)
         size = len(images) // 2
         fine = (None, None) if both.fine is None else (both.fine[:size], both.fine[size:])
         return Descriptors(both.coarse[:size], fine[0]), Descriptors(both.coarse[size:], fine[1])
 
-    def _losses(self, d0: Descriptors, d1: Descriptors, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        patch = self.network.config.patch_size
 
-        def level(map0: Tensor, map1: Tensor, log_scale: Tensor) -> Tensor:
-            stride = patch * d0.coarse.shape[-1] / map0.shape[-1]
-            cells0, cells1 = ((batch[k] + 0.5) / stride - 0.5 for k in ("points0", "points1"))
-            # The scale is bounded (CLIP does the same): past 100 the softmax is an argmax and learns nothing.
-            return symmetric_infonce(map0.float(), map1.float(), cells0, cells1, log_scale.exp().clamp(max=100.0))
+def nearest_neighbours(map0: Tensor, map1: Tensor, points0: Tensor, width: int) -> Tensor:
+    """Pixels ``(B, K, 2)`` of image 1 whose descriptors are the most similar to those at ``points0`` ``(B, K, 2)``.
 
-        coarse = level(d0.coarse, d1.coarse, self.network.log_scale_coarse)
-        if d0.fine is None or d1.fine is None:
-            return coarse, coarse.new_zeros(())
-        return coarse, level(d0.fine, d1.fine, self.network.log_scale_fine)
+    Args:
+        map0: ``(B, C, h, w)`` L2-normalised.
+        map1: the same of image 1.
+        points0: pixels of image 0.
+        width: of the images.
+    """
+    stride = width / map0.shape[-1]
+    anchors = sample_map(map0, (points0 + 0.5) / stride - 0.5)
+    best = (anchors @ map1.flatten(2)).argmax(2)
+    cells = torch.stack([best % map1.shape[-1], best // map1.shape[-1]], 2)
+    return (cells + 0.5) * stride - 0.5

@@ -1,11 +1,12 @@
-"""Training pairs: two frames of a rendered scene, augmented, with sub-pixel correspondences."""
+"""Training pairs: two images with sub-pixel correspondences, drawn from one or several sources."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -13,85 +14,123 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from endomatch_ros.errors import DataError
+from endomatch_ros.training.crop import CropConfig, move, random_similarity, random_zoom, warp
+from endomatch_ros.training.photometric import PhotometricConfig, jitter
+
+Array = NDArray[np.float64]
+
+_MARGIN = 2  # px; labels keep this far from the border
+_ATTEMPTS = 50  # draws until a pair overlaps enough
 
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """Strength of the augmentation; every image of a pair is drawn on its own.
+    """How pairs are varied: geometry common to all sources, and what happens to the colours."""
+
+    crop: CropConfig = field(default_factory=CropConfig)
+    photometric: PhotometricConfig = field(default_factory=PhotometricConfig)
+
+
+@dataclass(frozen=True, eq=False)
+class Side:
+    """One image of a pair before it becomes tensors.
 
     Attributes:
-        size: ``(width, height)`` of the images that the network sees, cut out around a common point of the pair.
-        zoom: range of the magnification common to both images, so that tissue is seen at many scales.
-        rotation: deviation of the in-plane rotation, radians.
-        log_scale: deviation of the log of each image's own zoom.
-        shift: deviation of the translation, share of the image's size.
-        gamma: range of the tone curve's exponent.
-        log_gain: deviation of the log of the exposure.
-        white_balance: deviation of the log of each channel's gain.
-        blur: largest deviation of the Gaussian blur, pixels.
-        noise: largest deviation of the added noise, 8-bit levels.
+        image: ``(H, W, 3)`` RGB uint8.
+        view: ``(H, W)`` bool, inside the scope's view.
+        clean: ``(H, W)`` bool, where labels may be taken.
+        points: ``(P, 2)`` pixels; row k shows the same tissue as row k of the other side.
     """
 
-    size: tuple[int, int] = (256, 192)
-    zoom: tuple[float, float] = (0.75, 2.2)
-    rotation: float = 0.22
-    log_scale: float = 0.12
-    shift: float = 0.08
-    gamma: tuple[float, float] = (0.7, 1.45)
-    log_gain: float = 0.28
-    white_balance: float = 0.06
-    blur: float = 1.2
-    noise: float = 5.0
+    image: NDArray[np.uint8]
+    view: NDArray[np.bool_]
+    clean: NDArray[np.bool_]
+    points: Array
+
+    def inside(self) -> NDArray[np.bool_]:
+        """``(P,)`` bool, points on clean tissue and not at the border."""
+        height, width = self.clean.shape
+        x, y = np.round(np.nan_to_num(self.points, nan=-1.0)).astype(int).T
+        out = (x >= _MARGIN) & (y >= _MARGIN) & (x < width - _MARGIN) & (y < height - _MARGIN)
+        out[out] = self.clean[y[out], x[out]]
+        return np.asarray(out)
 
 
-class ScenePairs(Dataset[dict[str, Tensor]]):
-    """Random pairs from rendered scenes (:func:`endomatch_ros.training.render.render_scene`).
+class PairSource(Protocol):
+    """Draws pairs at random; the same state of ``rng`` gives the same pair. ``None``: bad luck, draw again."""
 
-    Item ``k`` depends only on ``seed`` and ``k``, so that runs with any number of workers see the same data.
+    def draw(self, rng: np.random.Generator) -> tuple[Side, Side] | None:
+        """Both images of a pair."""
+
+
+class Pairs(Dataset[dict[str, Tensor]]):
+    """Random pairs from several sources, each as likely as the others.
+
+    Item ``k`` depends only on ``seed`` and ``k``, so that runs with any number of workers or processes, broken or not,
+    see the same data.
 
     Args:
-        files: scene archives.
-        length: number of pairs in an epoch.
+        sources: where pairs come from; one named twice is drawn from twice as often.
+        length: number of pairs.
         points: correspondences a pair.
         seed: fixes the draw.
-        augment: augmentation, or ``None`` for the frames as rendered (validation).
     """
 
-    def __init__(
-        self, files: list[Path], length: int, points: int = 512, seed: int = 0, augment: AugmentConfig | None = None
-    ) -> None:
-        if not files:
-            raise DataError("no training scenes: the list of scene files is empty")
-        self._files, self._length, self._points, self._seed, self._augment = files, length, points, seed, augment
-        self._cache: dict[Path, dict[str, NDArray]] = {}
+    def __init__(self, sources: Sequence[PairSource], length: int, points: int = 512, seed: int = 0) -> None:
+        self._sources, self._length, self._points, self._seed = list(sources), length, points, seed
 
     def __len__(self) -> int:
         return self._length
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """``image0/1`` ``(3, H, W)`` 0…1, ``view0/1`` ``(1, H, W)``, ``points0/1`` ``(K, 2)`` pixels."""
+        """``image0/1`` ``(3, H, W)`` uint8, ``view0/1`` ``(1, H, W)`` bool, ``points0/1`` ``(K, 2)`` pixels.
+
+        Raises:
+            DataError: the sources show hardly any tissue twice.
+        """
         rng = np.random.default_rng([self._seed, index])
-        while True:
-            scene = self._load(self._files[rng.integers(len(self._files))])
-            i, j = rng.choice(len(scene["images"]), 2, replace=False)
-            p0, p1 = scene["points"].astype(np.float64), scene["targets"][i, j].astype(np.float64)
-            known = np.isfinite(p1[:, 0])
-            if not known.any():
+        source = self._sources[rng.integers(len(self._sources))]
+        for _ in range(_ATTEMPTS):
+            sides = source.draw(rng)
+            if sides is None:
                 continue
-            centre = rng.choice(np.flatnonzero(known))
-            zoom = np.exp(rng.uniform(*np.log(self._augment.zoom))) if self._augment else 1.0
-            a = self._view(scene, i, p0[known], p0[centre], zoom, rng)
-            b = self._view(scene, j, p1[known], p1[centre], zoom, rng)
-            good = np.flatnonzero(a["inside"] & b["inside"])
+            good = np.flatnonzero(sides[0].inside() & sides[1].inside())
             if len(good) >= self._points // 8:
-                break  # else: hardly any overlap, draw another pair
-        pick = rng.choice(good, self._points, replace=len(good) < self._points)
-        out: dict[str, Tensor] = {}
-        for k, side in enumerate((a, b)):
-            out[f"image{k}"] = torch.from_numpy(side["image"]).permute(2, 0, 1).float() / 255.0
-            out[f"view{k}"] = torch.from_numpy(side["view"])[None].float()
-            out[f"points{k}"] = torch.from_numpy(side["points"][pick].astype(np.float32))
-        return out
+                pick = rng.choice(good, self._points, replace=len(good) < self._points)
+                return {k: v for side, name in zip(sides, "01", strict=True) for k, v in _tensors(side, pick, name)}
+        raise DataError(
+            f"{source}: {_ATTEMPTS} pairs in a row had fewer than {self._points // 8} correspondences; check the masks "
+            "and the depth, or draw smaller motions (motion.translation, motion.rotation)"
+        )
+
+
+class ScenePairs:
+    """Pairs of true frames of rendered scenes (:func:`endomatch_ros.training.render.render_scene`).
+
+    Args:
+        files: scene archives.
+        scale: network pixels at run time a pixel of the scene's frames; multiplies the augmentation's zoom.
+        augment: augmentation, or ``None`` for the frames as rendered.
+    """
+
+    def __init__(self, files: list[Path], augment: AugmentConfig | None = None, scale: float = 1.6) -> None:
+        if not files:
+            raise DataError("no training scenes: the list of scene files is empty")
+        self._files, self._augment, self._scale = files, augment, scale
+        self._cache: dict[Path, dict[str, NDArray]] = {}
+
+    def draw(self, rng: np.random.Generator) -> tuple[Side, Side] | None:
+        """Two frames of a random scene."""
+        scene = self._load(self._files[rng.integers(len(self._files))])
+        i, j = rng.choice(len(scene["images"]), 2, replace=False)
+        p0, p1 = scene["points"].astype(np.float64), scene["targets"][i, j].astype(np.float64)
+        known = np.isfinite(p1[:, 0])
+        if not known.any():
+            return None
+        centre = rng.choice(np.flatnonzero(known))
+        zoom = self._scale * random_zoom(self._augment.crop, rng) if self._augment else 1.0
+        a = self._side(scene, i, p0[known], p0[centre], zoom, rng)
+        return a, self._side(scene, j, p1[known], p1[centre], zoom, rng)
 
     def _load(self, path: Path) -> dict[str, NDArray]:
         if path not in self._cache:
@@ -99,48 +138,23 @@ class ScenePairs(Dataset[dict[str, Tensor]]):
                 self._cache[path] = {k: archive[k] for k in ("images", "view", "points", "targets")}
         return self._cache[path]
 
-    def _view(
-        self,
-        scene: dict[str, NDArray],
-        index: int,
-        points: NDArray[np.float64],
-        centre: NDArray[np.float64],
-        zoom: float,
-        rng: np.random.Generator,
-    ) -> dict[str, NDArray]:
-        image, view = scene["images"][index], scene["view"].astype(np.uint8)
-        if self._augment is not None:
-            matrix, size = _similarity(centre, zoom, self._augment, rng), self._augment.size
-            moved = cv2.warpAffine(image, matrix, size, flags=cv2.INTER_LINEAR)
-            view = np.asarray(cv2.warpAffine(view, matrix, size, flags=cv2.INTER_NEAREST), np.uint8)
-            points = points @ matrix[:, :2].T + matrix[:, 2]
-            image = _photometric(np.asarray(moved, np.uint8), self._augment, rng)
-        x, y = np.round(points).astype(int).T
-        inside = (x >= 2) & (y >= 2) & (x < image.shape[1] - 2) & (y < image.shape[0] - 2)
-        inside[inside] = view[y[inside], x[inside]] > 0
-        return {"image": image, "view": view, "points": points, "inside": inside}
+    def _side(
+        self, scene: dict[str, NDArray], index: int, points: Array, centre: Array, zoom: float, rng: np.random.Generator
+    ) -> Side:
+        image, view = scene["images"][index], scene["view"]
+        if self._augment is None:
+            return Side(image, view, view, points)
+        crop = self._augment.crop
+        matrix = random_similarity(centre, zoom, crop, rng)
+        view = warp(view.astype(np.uint8), matrix, crop.size, nearest=True) > 0
+        image, spoiled = jitter(warp(image, matrix, crop.size), self._augment.photometric, rng, view)
+        return Side(image, view, view & ~spoiled, move(points, matrix))
 
 
-def _similarity(
-    centre: NDArray[np.float64], zoom: float, config: AugmentConfig, rng: np.random.Generator
-) -> NDArray[np.float64]:
-    """Random 2×3 similarity that brings ``centre`` near the middle of the output (pixel-centre coordinates)."""
-    size = np.array(config.size)
-    angle, scale = rng.normal(0, config.rotation), zoom * np.exp(rng.normal(0, config.log_scale))
-    linear = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    middle = (size - 1) / 2 + rng.normal(0, config.shift, 2) * size
-    return np.column_stack([linear, middle - linear @ centre])
-
-
-def _photometric(image: NDArray[np.uint8], config: AugmentConfig, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Exposure, white balance, tone curve, blur and noise, in this order as in a camera."""
-    levels = np.arange(256) / 255.0
-    gains = np.exp(rng.normal(0, config.log_gain) + rng.normal(0, config.white_balance, 3))
-    gamma = rng.uniform(*config.gamma)
-    table = np.clip(levels[:, None] ** gamma * gains, 0, 1) * 255.0
-    out = cv2.LUT(image, table.round().astype(np.uint8)[None])
-    sigma = rng.uniform(0, config.blur)
-    if sigma > 0.3:
-        out = cv2.GaussianBlur(out, (0, 0), sigma)
-    noise = rng.standard_normal(image.shape, dtype=np.float32) * rng.uniform(0, config.noise)
-    return np.clip(out + noise, 0, 255).astype(np.uint8)
+def _tensors(side: Side, pick: NDArray[np.intp], name: str) -> list[tuple[str, Tensor]]:
+    return [
+        # As bytes: a quarter of the memory between processes and on the way to the GPU.
+        (f"image{name}", torch.from_numpy(side.image).permute(2, 0, 1).contiguous()),
+        (f"view{name}", torch.from_numpy(side.view)[None]),
+        (f"points{name}", torch.from_numpy(side.points[pick].astype(np.float32))),
+    ]

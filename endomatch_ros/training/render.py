@@ -14,10 +14,11 @@ from endomatch_ros.data.synthetic import SceneConfig, SyntheticEndoscope
 
 # Seconds of the frames of a scene: the pairs among them span small steps and wide baselines.
 TIMES = (0.0, 0.12, 0.3, 0.6, 1.1, 1.8, 2.8)
+SCENE_WIDTH = 320  # pixels; at run time the network sees frames at its resolution
 STRIDE = 4  # pixels between the points whose partners are stored
 
 
-def scene_config(seed: int, width: int = 320, height: int = 256) -> SceneConfig:
+def scene_config(seed: int, width: int = SCENE_WIDTH, height: int = 256) -> SceneConfig:
     """Random scene parameters for ``seed``; every seed of training, validation and test is drawn the same way."""
     rng = np.random.default_rng([seed, 97])
     return SceneConfig(

@@ -3,125 +3,137 @@
 from __future__ import annotations
 
 import json
-import pickle
-from dataclasses import dataclass
+import logging
+import os
 from pathlib import Path
+from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger
-from torch.utils.data import DataLoader, Subset
+import yaml
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from endomatch_ros import __version__
-from endomatch_ros.errors import CheckpointError, ConfigError
-from endomatch_ros.models import MatcherNetwork, ModelConfig, save_checkpoint
-from endomatch_ros.models.backbone import build_backbone
-from endomatch_ros.training.module import MatcherModule, OptimiserConfig
-from endomatch_ros.training.pairs import AugmentConfig, ScenePairs
-from endomatch_ros.training.render import render_scenes
+from endomatch_ros.errors import ConfigError
+from endomatch_ros.matching.matcher import resolve_device
+from endomatch_ros.models import MatcherNetwork, save_checkpoint
+from endomatch_ros.training.checkpoints import AtomicCheckpointIO, steps_done
+from endomatch_ros.training.config import TrainConfig, to_plain
+from endomatch_ros.training.data import TrainingData
+from endomatch_ros.training.module import MatcherModule
+from endomatch_ros.training.pictures import PictureLog
+from endomatch_ros.training.progress import TextProgress
+from endomatch_ros.training.start import starting_network
 
-# Seeds of the synthetic scenes. Test scenes are never rendered here.
-TRAIN_SEEDS = range(1000, 10000)
-VALIDATION_SEEDS = range(10000, 20000)
-TEST_SEEDS = range(20000, 30000)
+_log = logging.getLogger(__name__)
+
+MONITORED = "val_pck5"
+"""The validation figure that decides which weights are kept and when training stops early."""
 
 
-@dataclass(frozen=True)
-class TrainConfig:
-    """A training run on the synthetic endoscope.
+def train(config: TrainConfig, resume: bool = False) -> Path:
+    """Prepare the data, train, and return the path of ``model.safetensors`` with the best validated weights.
 
-    Attributes:
-        output: directory for ``model.safetensors``, the resumable ``last.ckpt`` and the log.
-        scenes: number of training scenes, rendered on first use.
-        validation_scenes: number of validation scenes.
-        cache: directory of rendered scenes, shared by runs.
-        max_steps: optimiser steps.
-        batch_size: pairs a step.
-        learning_rate: peak of the schedule.
-        seed: of weights and data.
-        workers: data-loading processes.
-        resume: continue from ``output/last.ckpt`` if it is there.
-        precision: Lightning's precision, e.g. ``32-true``, ``bf16-mixed``.
-        checkpoint_every: steps between checkpoints and validations.
+    Args:
+        config: the run.
+        resume: continue from ``output/last.ckpt``; without one, start.
+
+    Raises:
+        ConfigError: the folder holds a run already, or a setting that cannot be.
+        CheckpointError: weights or a checkpoint that cannot be read.
+        DataError: recordings without anything to train on.
     """
-
-    output: Path
-    scenes: int = 360
-    validation_scenes: int = 10
-    cache: Path = Path(".cache/synthetic")
-    max_steps: int = 2000
-    batch_size: int = 8
-    learning_rate: float = 1.5e-3
-    seed: int = 0
-    workers: int = 1
-    resume: bool = False
-    precision: str = "32-true"
-    checkpoint_every: int = 250
-
-    def __post_init__(self) -> None:
-        for name in ("scenes", "validation_scenes", "max_steps", "batch_size", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"--{name.replace('_', '-')} is {getattr(self, name)}: it must be at least 1")
-        if not 0 < self.learning_rate < 1:
-            raise ConfigError(f"--learning-rate is {self.learning_rate}: it must lie between 0 and 1")
-        if self.scenes > len(TRAIN_SEEDS) or self.validation_scenes > len(VALIDATION_SEEDS):
-            raise ConfigError(
-                f"at most {len(TRAIN_SEEDS)} training and {len(VALIDATION_SEEDS)} validation scenes exist"
-            )
-
-
-def train(config: TrainConfig) -> Path:
-    """Render what is missing, train, and return the path of ``model.safetensors``."""
-    lightning.seed_everything(config.seed, verbose=False)
-    train_files = render_scenes(TRAIN_SEEDS[: config.scenes], config.cache)
-    validation_files = render_scenes(VALIDATION_SEEDS[: config.validation_scenes], config.cache)
-    model = ModelConfig()
-    network = MatcherNetwork(model, build_backbone(model))
-    module = MatcherModule(network, OptimiserConfig(config.learning_rate, max_steps=config.max_steps))
-    pairs = ScenePairs(train_files, config.max_steps * config.batch_size, seed=config.seed, augment=AugmentConfig())
-    check = ScenePairs(validation_files, 64, seed=1, augment=None)
     last = config.output / "last.ckpt"
-    resume = config.resume and last.exists()
-    # Item k of the data depends on k alone: a resumed run goes on with the pair that the broken one would have drawn.
-    seen = _steps(last) * config.batch_size if resume else 0
-    rest = Subset(pairs, range(seen, len(pairs)))
-    every = min(config.checkpoint_every, config.max_steps)
-    checkpoint = ModelCheckpoint(config.output, save_last=True, every_n_train_steps=every, save_top_k=0)
-    trainer = lightning.Trainer(
-        max_steps=config.max_steps,
-        precision=config.precision,  # type: ignore[arg-type]
-        callbacks=[checkpoint],
-        logger=CSVLogger(config.output, name="log"),
-        gradient_clip_val=1.0,
-        val_check_interval=every,
-        check_val_every_n_epoch=None,  # count steps, also in a resumed run
-        log_every_n_steps=10,
-        num_sanity_val_steps=0,
-        default_root_dir=config.output,
-    )
-    trainer.fit(
-        module,
-        DataLoader(rest, config.batch_size, num_workers=config.workers),
-        DataLoader(check, config.batch_size),
-        ckpt_path=last if resume else None,
-        weights_only=False,  # our own file, in our own output directory
-    )
-    metrics = {k: round(float(v), 4) for k, v in trainer.callback_metrics.items()}
-    notes = {
-        "recipe": json.dumps({k: str(v) for k, v in vars(config).items() if k not in ("output", "cache")}),
-        "data": f"synthetic endoscope, scene seeds {TRAIN_SEEDS[0]} to {TRAIN_SEEDS[config.scenes - 1]}",
-        "validation": json.dumps(metrics),
-        "versions": f"endomatch_ros {__version__}, torch {torch.__version__}",
-    }
+    resume = resume and last.exists()
+    if last.exists() and not resume:
+        raise ConfigError(f"{config.output} holds a run already: continue it with --resume, or name another --output")
+    lightning.seed_everything(config.seed, verbose=False)
+    done = steps_done(last) if resume else 0
+    network = starting_network(config)
+    module = MatcherModule(network, config.optimiser, config.max_steps, config.objective, config.unfreeze)
+    data = TrainingData(config, network.config.resolution, done)
+    if int(os.environ.get("LOCAL_RANK", "0")) == 0:
+        data.prepare_data()  # before anything is written: most runs that fail, fail here
+    trainer = _trainer(config, data, done)
+    if trainer.is_global_zero:
+        config.output.mkdir(parents=True, exist_ok=True)
+        (config.output / "config.yaml").write_text(yaml.safe_dump(to_plain(config), sort_keys=False))
+    if done < config.max_steps:
+        # weights_only: our own file, in our own output folder.
+        trainer.fit(module, datamodule=data, ckpt_path=last if resume else None, weights_only=False)
     path = config.output / "model.safetensors"
-    save_checkpoint(network, path, notes, half=True)
+    if trainer.is_global_zero:
+        _write_model(config, network, data.summary, path)
+    trainer.strategy.barrier("model written")
     return path
 
 
-def _steps(checkpoint: Path) -> int:
-    """Optimiser steps behind a Lightning checkpoint."""
-    try:
-        return int(torch.load(checkpoint, map_location="cpu", weights_only=False)["global_step"])
-    except (RuntimeError, KeyError, EOFError, OSError, pickle.UnpicklingError) as error:
-        raise CheckpointError(f"{checkpoint} cannot be resumed ({error}): remove it and start anew") from error
+def _trainer(config: TrainConfig, data: TrainingData, done: int) -> lightning.Trainer:
+    device = resolve_device(config.device).split(":")[0]
+    precision = ("16-mixed" if device == "cuda" else "32-true") if config.precision == "auto" else config.precision
+    world, here = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return lightning.Trainer(
+        max_steps=config.max_steps,
+        accelerator="gpu" if device == "cuda" else "cpu",
+        # torchrun says how many processes there are; without it there is one.
+        devices=here,
+        num_nodes=max(1, world // here),
+        strategy="ddp" if world > 1 else "auto",
+        use_distributed_sampler=False,  # Batches shares the pairs out
+        precision=precision,  # type: ignore[arg-type]
+        accumulate_grad_batches=config.accumulate,
+        gradient_clip_val=config.optimiser.clip,
+        plugins=[AtomicCheckpointIO()],
+        callbacks=_callbacks(config, data),
+        logger=[
+            TensorBoardLogger(config.output, name="log", version=""),
+            # A folder for each start: the CSV logger deletes what it finds.
+            CSVLogger(config.output, name="log", version=f"from_step_{done}"),
+        ],
+        val_check_interval=min(config.validate_every, config.max_steps) * config.accumulate,
+        check_val_every_n_epoch=None,  # count steps, also in a resumed run
+        log_every_n_steps=max(1, min(10, config.max_steps // 10)),
+        num_sanity_val_steps=0,
+        default_root_dir=config.output,
+        enable_progress_bar=_terminal(),
+        enable_model_summary=False,
+    )
+
+
+def _callbacks(config: TrainConfig, data: TrainingData) -> list[Callback]:
+    # Both are written after each validation, the last one last: a resumed run knows all that the broken one knew.
+    checkpoints = [
+        ModelCheckpoint(config.output, filename=name, monitor=monitor, mode="max", enable_version_counter=False)
+        for name, monitor in (("best", MONITORED), ("last", None))
+    ]
+    progress = RichProgressBar() if _terminal() else TextProgress(data)
+    callbacks: list[Callback] = [*checkpoints, PictureLog(data), progress]
+    if config.patience:
+        callbacks.append(EarlyStopping(MONITORED, patience=config.patience, mode="max", check_on_train_epoch_end=False))
+    return callbacks
+
+
+def _write_model(config: TrainConfig, network: MatcherNetwork, summary: list[str], path: Path) -> None:
+    """The best validated weights, with what they were made of."""
+    best = config.output / "best.ckpt"
+    state = torch.load(best, map_location="cpu", weights_only=False)
+    weights = {k.removeprefix("network."): v for k, v in state["state_dict"].items() if k.startswith("network.")}
+    network.load_state_dict(weights)
+    notes = {
+        "recipe": json.dumps({k: v for k, v in to_plain(config).items() if k not in ("output", "cache")}),
+        "data": "; ".join(summary),
+        "step": str(state["global_step"]),
+        "validation": json.dumps(_metrics(state)),
+        "versions": f"endomatch_ros {__version__}, torch {torch.__version__}",
+    }
+    save_checkpoint(network, path, notes, half=True, include_backbone=config.unfreeze)
+
+
+def _metrics(state: dict[str, Any]) -> dict[str, float]:
+    scores = [c["best_model_score"] for c in state["callbacks"].values() if c.get("monitor") == MONITORED]
+    return {MONITORED: round(float(scores[0]), 4)} if scores else {}
+
+
+def _terminal() -> bool:
+    return os.isatty(2)

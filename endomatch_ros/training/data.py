@@ -1,0 +1,101 @@
+"""The pairs of a run, prepared once and served to every process in the same order as to one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import lightning
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+
+from endomatch_ros.matching.matcher import resolve_device
+from endomatch_ros.training.config import TRAIN_SEEDS, VALIDATION_SEEDS, TrainConfig
+from endomatch_ros.training.novel_pairs import NovelViewPairs
+from endomatch_ros.training.pairs import AugmentConfig, Pairs, PairSource, ScenePairs
+from endomatch_ros.training.prepare import prepare_recordings
+from endomatch_ros.training.render import SCENE_WIDTH, render_scenes
+
+_VALIDATION_SEED = 1
+
+
+class Batches(Sampler[list[int]]):
+    """Batches of consecutive pairs: step s of all processes together takes what one process would take with all.
+
+    Args:
+        start: first batch (of each process), the rest of a run that was broken off.
+        stop: number of batches in the whole run.
+        size: pairs a batch and process.
+        rank, world: this process, and how many there are.
+    """
+
+    def __init__(self, start: int, stop: int, size: int, rank: int = 0, world: int = 1) -> None:
+        self._range, self._size, self._rank, self._world = range(start, stop), size, rank, world
+
+    def __len__(self) -> int:
+        """Batches of the whole run: a resumed trainer counts on from where the broken one was, not from 0."""
+        return self._range.stop
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for batch in self._range:
+            first = (batch * self._world + self._rank) * self._size
+            yield list(range(first, first + self._size))
+
+
+class TrainingData(lightning.LightningDataModule):
+    """Renders and prepares what is missing (one process a machine does), then draws pairs.
+
+    Args:
+        config: the run.
+        resolution: long side of the view as the network sees it at run time, pixels.
+        done: optimiser steps that an earlier, broken run has taken.
+
+    Attributes:
+        summary: what was found in the recordings, a line each; filled by :meth:`setup`.
+    """
+
+    def __init__(self, config: TrainConfig, resolution: int, done: int = 0) -> None:
+        super().__init__()
+        self.config, self._resolution, self._done = config, resolution, done
+        self._train: list[PairSource] = []
+        self._validation: list[PairSource] = []
+        self.summary: list[str] = []
+
+    def prepare_data(self) -> None:
+        """Called in one process a machine, before the others go on."""
+        for name in self.config.data:
+            self._open(name)
+
+    def setup(self, stage: str) -> None:
+        """Called in every process; finds everything ready."""
+        opened = [self._open(name) for name in self.config.data]
+        self._train, self._validation = [o[0] for o in opened], [o[1] for o in opened]
+        self.summary = [line for o in opened for line in o[2]]
+
+    def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+        """The rest of the run."""
+        c, trainer = self.config, self.trainer
+        rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        batches = c.max_steps * c.accumulate
+        pairs = Pairs(self._train, batches * c.batch_size * world, c.points, c.seed)
+        rest = Batches(self._done * c.accumulate, batches, c.batch_size, rank, world)
+        # Workers decode and render while the network computes; each keeps the frames that it has read.
+        return DataLoader(pairs, batch_sampler=rest, num_workers=c.workers, persistent_workers=c.workers > 0)
+
+    def val_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+        """The same pairs at every validation, in every process."""
+        pairs = Pairs(self._validation, self.config.validation_pairs, self.config.points, _VALIDATION_SEED)
+        return DataLoader(pairs, min(8, self.config.validation_pairs))
+
+    def _open(self, name: str) -> tuple[PairSource, PairSource, list[str]]:
+        """Training pairs, validation pairs and a summary of one entry of ``data``."""
+        c = self.config
+        augment = AugmentConfig(c.crop, c.photometric)
+        if name == "synthetic":
+            seeds = TRAIN_SEEDS[: c.synthetic.scenes], VALIDATION_SEEDS[: c.synthetic.validation_scenes]
+            files = [render_scenes(part, c.cache / "synthetic") for part in seeds]
+            text = f"synthetic endoscope: scene seeds {seeds[0][0]} to {seeds[0][-1]}, validation from {seeds[1][0]}"
+            return ScenePairs(files[0], augment, self._resolution / SCENE_WIDTH), ScenePairs(files[1]), [text]
+        prepared = prepare_recordings(name, c.recording, self._resolution, c.cache / "frames", resolve_device(c.device))
+        pairs = [NovelViewPairs(part, augment, c.novel_view) for part in (prepared.train, prepared.validation)]
+        text = f"{name}: {len(prepared.train)} frames for training, {len(prepared.validation)} for validation"
+        return pairs[0], pairs[1], [*prepared.summary, text]

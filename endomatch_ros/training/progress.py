@@ -1,0 +1,39 @@
+"""Progress for logs: a line at the start and after each validation, where there is no terminal for a bar."""
+
+from __future__ import annotations
+
+import time
+
+import lightning
+from lightning.pytorch.callbacks import Callback
+
+from endomatch_ros.training.data import TrainingData
+
+
+class TextProgress(Callback):
+    """Prints what the data are, then step, loss, validation figures and the time that is left.
+
+    Args:
+        data: whose summary is printed.
+    """
+
+    def __init__(self, data: TrainingData) -> None:
+        self._data = data
+        self._start, self._first = 0.0, 0
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Say what is trained on."""
+        self._start, self._first = time.monotonic(), trainer.global_step
+        if trainer.is_global_zero:
+            print("\n".join(self._data.summary), flush=True)
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """One line."""
+        if not trainer.is_global_zero:
+            return
+        metrics = {k: float(v) for k, v in trainer.callback_metrics.items()}
+        names = ("loss", "val_pck5", "val_pck5_identity", "val_median_error")
+        figures = "  ".join(f"{name} {metrics[name]:.3f}" for name in names if name in metrics)
+        taken = trainer.global_step - self._first
+        left = (trainer.max_steps - trainer.global_step) * (time.monotonic() - self._start) / max(1, taken)
+        print(f"step {trainer.global_step}/{trainer.max_steps}  {figures}  {left / 60:.0f} min left", flush=True)
