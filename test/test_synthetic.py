@@ -201,3 +201,107 @@ def test_bad_parameters_are_named():
 
     with pytest.raises(DataError, match="carries no depth"):
         scene.dense_correspondence(replace(frame, depth=None), frame)
+
+
+# --- the stereo partner ----------------------------------------------------------------------------------------------
+
+
+def stereo_config(**changes):
+    # A clean picture: what is left between both images is their geometry, light and exposure.
+    return SceneConfig(**({"seed": 6, "kind": "cavity", "noise": 0.2, "specular": 0.0, **SMALL} | changes))
+
+
+@pytest.fixture(scope="module")
+def stereo():
+    return SyntheticEndoscope(stereo_config(stereo_baseline=0.003)).render(0.3)
+
+
+def at_disparity(frame, points, scale):
+    """The partner's grey values at ``points`` moved by ``scale`` times fx·b/z to the left."""
+    x, y = points.T.astype(int)
+    disparity = frame.camera.matrix[0, 0] * 0.003 / frame.depth[y, x]
+    grid = np.column_stack([points[:, 0] - scale * disparity, points[:, 1]]).astype(np.float32)
+    grey = cv2.cvtColor(frame.partner.image, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    return cv2.remap(grey, grid[None], None, cv2.INTER_LINEAR)[0], grid
+
+
+def test_the_partner_changes_nothing_in_the_frame(stereo):
+    alone = SyntheticEndoscope(stereo_config()).render(0.3)
+    assert alone.partner is None
+    for name in ("image", "depth", "mask", "pose"):
+        assert np.array_equal(getattr(alone, name), getattr(stereo, name))
+
+
+def test_the_partner_is_an_ideal_rectified_one(stereo):
+    assert stereo.partner.camera is stereo.camera
+    expected = np.eye(4)
+    expected[0, 3] = -0.003
+    assert np.array_equal(stereo.partner.pose, expected)
+    again = SyntheticEndoscope(stereo_config(stereo_baseline=0.003)).render(0.3)
+    assert np.array_equal(again.partner.image, stereo.partner.image)
+
+
+def test_the_partner_shows_the_same_tissue_under_the_same_light_at_the_disparity_of_the_depth(stereo):
+    """Without gloss radiance does not depend on the direction of view, so that both cameras see equal values.
+
+    Only where the one light stays with the left camera, the exposure is shared, and the disparity is fx·b/z.
+    """
+    points = grid(stereo, 3)
+    target = at_disparity(stereo, points, 1.0)[1]
+    away = np.hypot(*(target - [79.5, 63.5]).T)
+    inner = (np.hypot(*(points - [79.5, 63.5]).T) < 50) & (away < 50)
+    grey = cv2.cvtColor(stereo.image, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    x, y = points.T.astype(int)
+    # Each lens darkens towards its own rim.
+    circle, radius = np.array([79.5, 63.5]), 63.0
+
+    def flat(at, shown):
+        return shown / (1.0 - 0.35 * ((at - circle) ** 2).sum(axis=1) / radius**2)
+
+    here = flat(points, grey[y, x])
+
+    def difference(scale):
+        values, moved = at_disparity(stereo, points, scale)
+        return np.abs(flat(moved, values) - here)[inner]
+
+    assert inner.sum() > 1000
+    assert np.median(difference(1.0)) < 1.0
+    assert np.percentile(difference(1.0), 95) < 4.0
+    for wrong in (0.8, 1.2, 0.0, -1.0):
+        assert np.median(difference(wrong)) > 2 * np.median(difference(1.0))
+
+
+def test_the_partner_sees_what_exact_rays_from_its_place_see(stereo):
+    """Traced in float64 from the second camera: what it meets at the disparity is the very depth, unless hidden."""
+    scene, points = SyntheticEndoscope(stereo_config(stereo_baseline=0.003)), grid(stereo, 11)
+    x, y = points.T.astype(int)
+    depth = stereo.depth[y, x].astype(np.float64)
+    fx, cx, cy = stereo.camera.matrix[[0, 0, 1], [0, 2, 2]]
+    local = np.column_stack([(points[:, 0] - fx * 0.003 / depth - cx) / fx, (points[:, 1] - cy) / fx, depth * 0 + 1])
+    world_from_partner = np.linalg.inv(stereo.partner.pose @ stereo.pose)
+    origin = torch.from_numpy(world_from_partner[:3, 3] / scene.config.radius)
+    met = Surface(scene.config).intersect(origin, torch.from_numpy(local @ world_from_partner[:3, :3].T), 0.3)
+    ratio = met.numpy() * scene.config.radius / depth
+    assert (ratio < 1 + 1e-4).all()
+    assert (np.abs(ratio - 1) < 1e-4).mean() > 0.9
+
+
+def test_each_camera_has_its_own_noise():
+    scene = SyntheticEndoscope(stereo_config(stereo_baseline=1e-7, noise=6.0))
+    frame = scene.render(0.0)
+    difference = (frame.image.astype(float) - frame.partner.image)[40:90, 55:105]
+    # Practically one place: the same picture but for independent noise.
+    assert np.abs(difference.mean()) < 0.5
+    quiet = SyntheticEndoscope(stereo_config(noise=0.0)).render(0.0).image
+    alone = (frame.image.astype(float) - quiet)[40:90, 55:105]
+    assert difference.std() == pytest.approx(np.sqrt(2) * alone.std(), rel=0.1)
+
+
+def test_a_second_camera_that_cannot_be_is_refused():
+    with pytest.raises(ConfigError, match=r"stereo_baseline=-0.001 is outside \[0.0, 0.006\]"):
+        SceneConfig(stereo_baseline=-0.001)
+    with pytest.raises(ConfigError, match=r"stereo_baseline=0.02 is outside \[0.0, 0.006\]"):
+        SceneConfig(stereo_baseline=0.02)
+    scene = SyntheticEndoscope(SceneConfig(seed=0, kind="cavity", stereo_baseline=0.006, **SMALL))
+    with pytest.raises(ConfigError, match=r"puts the second camera of scene 0 into the tissue at 4.5 s"):
+        scene.render(4.5)

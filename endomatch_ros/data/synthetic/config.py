@@ -27,6 +27,8 @@ class SceneConfig:
         deformation: amplitude of the tissue's motion in lumen radii; 0 is a rigid scene.
         noise: standard deviation of the sensor noise in 8-bit levels at mid grey.
         specular: strength of wet highlights, 0 for none.
+        stereo_baseline: metres from the camera to a second one on its right, whose image becomes the frames'
+            partner; 0 for none, at most half the lumen's radius.
     """
 
     seed: int = 0
@@ -41,6 +43,7 @@ class SceneConfig:
     deformation: float = 0.0
     noise: float = 2.0
     specular: float = 1.0
+    stereo_baseline: float = 0.0
 
     def __post_init__(self) -> None:
         ranges = {
@@ -54,6 +57,7 @@ class SceneConfig:
             "deformation": (0.0, 0.2),
             "noise": (0.0, 50.0),
             "specular": (0.0, 10.0),
+            "stereo_baseline": (0.0, self.radius / 2),  # further out the second camera would often be in the wall
         }
         if self.kind not in ("tunnel", "cavity"):
             raise ConfigError(f"scene kind {self.kind!r} is unknown: use 'tunnel' or 'cavity'")

@@ -8,15 +8,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from endomatch_ros.data.frames import Frame
+from endomatch_ros.data.frames import Frame, StereoPartner
 from endomatch_ros.data.synthetic.appearance import Appearance
 from endomatch_ros.data.synthetic.config import SceneConfig
 from endomatch_ros.data.synthetic.surface import Surface
 from endomatch_ros.data.synthetic.trajectory import Trajectory
-from endomatch_ros.errors import DataError
+from endomatch_ros.errors import ConfigError, DataError
 from endomatch_ros.geometry.camera import Camera
 
 _COARSE = 4  # rays are first marched on a grid this much coarser
+
+
+class _PartnerAppearance(Appearance):
+    """The same tissue and light, seen from the second camera: a stereo scope has one light, beside the first one."""
+
+    def __init__(self, config: SceneConfig) -> None:
+        super().__init__(config)
+        self._light = self._light - [config.stereo_baseline / config.radius, 0.0, 0.0]
 
 
 class SyntheticEndoscope:
@@ -35,6 +43,7 @@ class SyntheticEndoscope:
         self._device = torch.device(device)
         self._surface = Surface(self.config)
         self._appearance = Appearance(self.config)
+        self._partner_appearance = _PartnerAppearance(self.config) if self.config.stereo_baseline else self._appearance
         self._trajectory = Trajectory(self.config, self._surface)
         c = self.config
         radius_px = c.view_radius * min(c.width, c.height)
@@ -53,35 +62,64 @@ class SyntheticEndoscope:
         return pose
 
     def render(self, time: float, index: int = 0) -> Frame:
-        """The frame at ``time`` seconds, with mask, camera, pose and depth."""
+        """The frame at ``time`` seconds, with mask, camera, pose and depth, and the partner of a stereo scope.
+
+        Raises:
+            ConfigError: the second camera would be inside the tissue at this time.
+        """
         c = self.config
         ys, xs = torch.meshgrid(torch.arange(c.height), torch.arange(c.width), indexing="ij")
         distance = self._distance_to_edge(xs, ys)
-        view = distance > 0
+        view = (distance > 0).to(self._device)
         pose = torch.from_numpy(self._trajectory.pose(time)).to(self._device, torch.float32)
-        pixels = torch.stack([xs[view], ys[view]], 1).to(self._device, torch.float32)
-        origin, rays = self._rays(pixels, pose)
-        depth = self._surface.intersect(origin, rays, time, self._start(pose, view, time))
-        radiance = torch.zeros((c.height, c.width, 3), device=self._device)
-        hit = torch.isfinite(depth)
-        inside = view.to(self._device).clone()
-        inside[view.to(self._device)] = hit
-        radiance[inside] = self._radiance(origin, rays[hit], depth[hit], pose, time)
-        full = torch.full((c.height, c.width), torch.inf, device=self._device)
-        full[view.to(self._device)] = depth * c.radius
-        vignette = self._vignette(xs, ys, distance)
-        noise = np.random.default_rng([c.seed, round(time * 1e6) & 0xFFFFFFFF])
-        shown = self._appearance.expose(radiance, view.to(self._device))
-        image = self._appearance.sense(shown, vignette.to(self._device), noise)
+        radiance, depth = self._trace(pose, view, time, self._appearance)
+        vignette = self._vignette(xs, ys, distance).to(self._device)
+        noise = [c.seed, round(time * 1e6) & 0xFFFFFFFF]
+        shown = self._appearance.expose(radiance, view)
+        partner = self._partner(radiance, pose, view, vignette, time, [*noise, 1]) if c.stereo_baseline else None
         return Frame(
-            image=image,
+            image=self._appearance.sense(shown, vignette, np.random.default_rng(noise)),
             stamp=time,
             index=index,
-            mask=view.numpy(),
+            mask=view.cpu().numpy(),
             camera=self.camera,
             pose=self.pose(time),
-            depth=full.cpu().numpy().astype(np.float32),
+            depth=(depth * c.radius).cpu().numpy().astype(np.float32),
+            partner=partner,
         )
+
+    def _trace(self, pose: Tensor, view: Tensor, time: float, appearance: Appearance) -> tuple[Tensor, Tensor]:
+        """Linear radiance ``(H, W, 3)`` and depth ``(H, W)`` in lumen radii, 0 and ``inf`` where nothing is hit."""
+        ys, xs = torch.nonzero(view, as_tuple=True)
+        origin, rays = self._rays(torch.stack([xs, ys], 1).to(self._device, torch.float32), pose)
+        depth = self._surface.intersect(origin, rays, time, self._start(pose, view, time))
+        hit = torch.isfinite(depth)
+        radiance = torch.zeros((*view.shape, 3), device=self._device)
+        radiance[ys[hit], xs[hit]] = self._radiance(origin, rays[hit], depth[hit], pose, time, appearance)
+        full = torch.full(view.shape, torch.inf, device=self._device)
+        full[ys, xs] = depth
+        return radiance, full
+
+    def _partner(
+        self, left: Tensor, left_pose: Tensor, view: Tensor, vignette: Tensor, time: float, noise: list[int]
+    ) -> StereoPartner:
+        """What a second, equal and parallel camera sees beside the one that sees radiance ``left`` ``(H, W, 3)``."""
+        c = self.config
+        pose = left_pose.clone()
+        pose[0, 3] -= c.stereo_baseline / c.radius
+        centre = (-pose[:3, :3].T @ pose[:3, 3])[None]
+        if self._surface.value(self._surface.material(centre, time)) > -0.02:
+            raise ConfigError(
+                f"stereo_baseline={c.stereo_baseline} puts the second camera of scene {c.seed} into the tissue at "
+                f"{time} s: use a smaller one, or another time"
+            )
+        radiance, _ = self._trace(pose, view, time, self._partner_appearance)
+        # One exposure for both, as in a stereo scope: measured in the left view alone.
+        both = self._appearance.expose(torch.cat([left, radiance], 1), torch.cat([view, torch.zeros_like(view)], 1))
+        image = self._appearance.sense(both[:, c.width :], vignette, np.random.default_rng(noise))
+        partner_from_frame = np.eye(4)
+        partner_from_frame[0, 3] = -c.stereo_baseline
+        return StereoPartner(image, self.camera, partner_from_frame)
 
     def correspondence(
         self, time_a: float, time_b: float, points: NDArray[np.floating]
@@ -176,14 +214,16 @@ class SyntheticEndoscope:
         fine = functional.interpolate(nearest, scale_factor=_COARSE, mode="nearest")[0, 0, : c.height, : c.width]
         return fine[view.to(self._device)] * 0.94
 
-    def _radiance(self, origin: Tensor, rays: Tensor, depth: Tensor, pose: Tensor, time: float) -> Tensor:
+    def _radiance(
+        self, origin: Tensor, rays: Tensor, depth: Tensor, pose: Tensor, time: float, appearance: Appearance
+    ) -> Tensor:
         world = origin + depth[:, None] * rays
         material = self._surface.material(world, time)
         gradient = self._surface.gradient(material)
         # Waves are long against the relief: the undeformed normal serves for shading.
         normals = functional.normalize(-gradient, dim=1) @ pose[:3, :3].T
         points = world @ pose[:3, :3].T + pose[:3, 3]
-        return self._appearance.shade(material, points, normals)
+        return appearance.shade(material, points, normals)
 
     def _distance_to_edge(self, xs: Tensor, ys: Tensor) -> Tensor:
         """Pixels from the view circle's and the image's edge, positive inside."""
