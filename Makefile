@@ -16,7 +16,7 @@ TRAIN_ARGS ?= --output runs/embedded
 VENV_PATH := $(abspath $(VENV))
 BIN := $(VENV_PATH)/bin
 STAMP := $(VENV)/.endomatch-$(ROS)
-REQUIREMENTS := $(if $(filter wheels,$(ROS)),-r requirements.txt,-c constraints.txt -e ".[train,test,lint]")
+REQUIREMENTS := $(if $(filter wheels,$(ROS)),-r requirements.txt,-c constraints.txt -e ".[train,mono,test,lint]")
 
 # The venv goes in front of whatever is there already: a sourced ROS installation keeps its place behind it.
 prepend = $(1)="$(2)$${$(1):+:$$$(1)}"

@@ -32,12 +32,12 @@ from endomatch_ros.evaluation.metrics import (
 from endomatch_ros.evaluation.report import Row, print_table, write_report
 from endomatch_ros.evaluation.truth import PairTruth, pair_truth
 from endomatch_ros.geometry.robust import estimate_epipolar, recover_relative_pose
+from endomatch_ros.matching.mask import without_rim
 from endomatch_ros.matching.types import Matches
 
 EPIPOLAR_PX = (1.0, 3.0, 5.0)
 PCK_PX = (1.0, 3.0, 5.0, 10.0)
 LANDMARK_RADIUS_PX = 8.0
-_RIM = 0.01  # of the longer side: the edge of the view moves with the scope, and would be matched as tissue
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,18 +160,18 @@ def run_evaluation(
     rows = summarise([score for s in sequences for score in evaluate(s, chosen, gaps, max_pairs)])
     print_table(rows)
     if output is not None:
-        about: dict[str, Any] = {
-            "data": names,
-            "frames": frames or "all",
-            "max_pairs": max_pairs,
-            "model": about_model,
-            "endomatch_ros": __version__,
-            "opencv": cv2.__version__,
-            "python": platform.python_version(),
-            "machine": platform.platform(),
-        }
-        write_report(output, rows, about)
+        about = {"data": names, "frames": frames or "all", "max_pairs": max_pairs, "model": about_model}
+        write_report(output, rows, about | _versions())
     return rows
+
+
+def _versions() -> dict[str, Any]:
+    return {
+        "endomatch_ros": __version__,
+        "opencv": cv2.__version__,
+        "python": platform.python_version(),
+        "machine": platform.platform(),
+    }
 
 
 def _methods(
@@ -211,12 +211,7 @@ def _predict(
 
 
 def _view(frame: Frame) -> NDArray[np.bool_] | None:
-    """The frame's mask without its rim."""
-    if frame.mask is None or frame.mask.all():
-        return frame.mask
-    side = 2 * max(1, round(_RIM * max(frame.size))) + 1
-    kernel = np.ones((side, side), np.uint8)
-    return np.asarray(cv2.erode(frame.mask.astype(np.uint8), kernel, borderType=cv2.BORDER_REPLICATE), np.bool_)
+    return None if frame.mask is None else without_rim(frame.mask)
 
 
 def _score(prediction: Prediction, truth: PairTruth, frame0: Frame, frame1: Frame) -> PairScore:

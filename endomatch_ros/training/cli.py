@@ -16,9 +16,12 @@ if TYPE_CHECKING:
     from endomatch_ros.training.config import TrainConfig
 
 _SHORT = {
-    "--depth": "--recording.depth",
-    "--frames": "--recording.frames",
     "--learning_rate": "--optimiser.learning_rate",
+    **{f"--{name}": f"--recording.{name}" for name in ("depth", "depth_weights", "frames")},
+    **{
+        f"--{name}": f"--recording.source.{name}"
+        for name in ("image_topic", "camera_info_topic", "partner_topic", "calibration", "mask", "rate", "stereo")
+    },
 }
 _SWITCHES = ("--unfreeze", "--novel_view.relight")
 
@@ -33,8 +36,9 @@ DIR/model.safetensors, which the node's parameter `model` and Matcher.from_pretr
   endomatch train --config my.yaml --optimiser.learning_rate 3e-4 --print_config
   torchrun --nproc-per-node 4 -m endomatch_ros.cli train --data recordings --output runs/four_gpus
 
-Values come from the defaults, then from --config, then from the options. Dashes and underscores are the same; --depth,
---frames and --learning-rate are short for --recording.depth, --recording.frames and --optimiser.learning_rate."""
+Values come from the defaults, then from --config, then from the options. Dashes and underscores are the same. Short for
+--recording.X: --depth, --depth-weights, --frames; for --recording.source.X: --image-topic, --camera-info-topic,
+--partner-topic, --calibration, --mask, --rate, --stereo; for --optimiser.learning_rate: --learning-rate."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -28,7 +28,7 @@ from endomatch_ros.training.start import starting_network
 
 _log = logging.getLogger(__name__)
 
-MONITORED = "val_pck5"
+MONITORED = "val_pck"
 """The validation figure that decides which weights are kept and when training stops early."""
 
 
