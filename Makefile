@@ -11,8 +11,7 @@ ROS ?= $(if $(filter Linux-x86_64,$(shell uname -s -m | tr ' ' -)),wheels,system
 VENV ?= .venv
 DEMO_OUTPUT ?= demo_output
 # The recipe of the model in the package.
-TRAIN_ARGS ?= --output runs/embedded --max-steps 1500 --precision bf16-mixed
-TRAIN_ARGS ?= --output runs/embedded
+TRAIN_ARGS ?= --config config/train_embedded.yaml
 VENV_PATH := $(abspath $(VENV))
 BIN := $(VENV_PATH)/bin
 STAMP := $(VENV)/.endomatch-$(ROS)
@@ -53,7 +52,7 @@ format: $(STAMP) ## apply ruff's formatting and safe fixes
 	$(BIN)/ruff format --exclude '*.md' .
 	$(BIN)/ruff check --fix .
 
-train-embedded: $(STAMP) ## train the embedded model anew; another run: TRAIN_ARGS="--output runs/mine --max-steps 100 ..."
+train-embedded: $(STAMP) ## train the embedded model anew; another run: TRAIN_ARGS="--data PATH --output DIR ..."
 	$(RUN) $(BIN)/endomatch train $(TRAIN_ARGS)
 
 venv: $(STAMP) ## make .venv and install everything into it

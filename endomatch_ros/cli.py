@@ -25,7 +25,7 @@ examples:
   endomatch demo
   endomatch node --ros-args -r image_raw:=/camera/image_raw -p device:=cuda
   endomatch evaluate --data recordings/sinus --output results
-  endomatch train --output runs/mine
+  endomatch train --data case_1.mp4 --output runs/mine
 
 `endomatch COMMAND --help` tells more."""
 _MATCH_EXAMPLES = """\

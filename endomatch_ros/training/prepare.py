@@ -13,6 +13,7 @@ from typing import Literal
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from rich.progress import track
 
 from endomatch_ros.data.depth import DepthProvider, make_provider
 from endomatch_ros.data.frames import Frame, FrameSequence
@@ -195,7 +196,8 @@ def _prepare(
     """Write the usable frames of one recording; their file names and what to tell of them."""
     report, files, provider, without = SelectionReport(), [], None, 0
     calibrated = True
-    for frame in select_frames(sequence, config.selection, report):
+    chosen = select_frames(sequence, config.selection, report)
+    for frame in track(chosen, f"preparing {folder.name}", len(sequence), disable=not os.isatty(1)):
         provider = provider or choose_depth(config, frame, device)
         prepared = prepare_frame(frame, provider(frame), resolution, config.field_of_view)
         if prepared is None or np.isfinite(prepared.depth[prepared.usable]).mean() < 0.05:

@@ -1,4 +1,4 @@
-"""Progress for logs: a line at the start and after each validation, where there is no terminal for a bar."""
+"""Progress for logs: a line after each validation, where there is no terminal for a bar."""
 
 from __future__ import annotations
 
@@ -7,29 +7,20 @@ import time
 import lightning
 from lightning.pytorch.callbacks import Callback
 
-from endomatch_ros.training.data import TrainingData
-
 
 class TextProgress(Callback):
-    """Prints what the data are, then step, loss, validation figures and the time that is left.
+    """Prints step, loss, validation figures and the time that is left."""
 
-    Args:
-        data: whose summary is printed.
-    """
-
-    def __init__(self, data: TrainingData) -> None:
-        self._data = data
+    def __init__(self) -> None:
         self._start, self._first = 0.0, 0
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Say what is trained on."""
+        """Start the clock."""
         self._start, self._first = time.monotonic(), trainer.global_step
-        if trainer.is_global_zero:
-            print("\n".join(self._data.summary), flush=True)
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """One line."""
-        if not trainer.is_global_zero:
+        if not trainer.is_global_zero or not self._start:  # the validation before training has a line of its own
             return
         metrics = {k: float(v) for k, v in trainer.callback_metrics.items()}
         names = ("loss", "val_pck", "val_pck_identity", "val_median_error")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,6 @@ from endomatch_ros.training.pictures import PictureLog
 from endomatch_ros.training.progress import TextProgress
 from endomatch_ros.training.start import starting_network
 
-_log = logging.getLogger(__name__)
-
 MONITORED = "val_pck"
 """The validation figure that decides which weights are kept and when training stops early."""
 
@@ -48,6 +47,7 @@ def train(config: TrainConfig, resume: bool = False) -> Path:
     resume = resume and last.exists()
     if last.exists() and not resume:
         raise ConfigError(f"{config.output} holds a run already: continue it with --resume, or name another --output")
+    _quieten()
     lightning.seed_everything(config.seed, verbose=False)
     done = steps_done(last) if resume else 0
     network = starting_network(config)
@@ -59,6 +59,8 @@ def train(config: TrainConfig, resume: bool = False) -> Path:
     if trainer.is_global_zero:
         config.output.mkdir(parents=True, exist_ok=True)
         (config.output / "config.yaml").write_text(yaml.safe_dump(to_plain(config), sort_keys=False))
+    if done == 0:
+        _tell_start(trainer, module, data)
     if done < config.max_steps:
         # weights_only: our own file, in our own output folder.
         trainer.fit(module, datamodule=data, ckpt_path=last if resume else None, weights_only=False)
@@ -107,11 +109,33 @@ def _callbacks(config: TrainConfig, data: TrainingData) -> list[Callback]:
         ModelCheckpoint(config.output, filename=name, monitor=monitor, mode="max", enable_version_counter=False)
         for name, monitor in (("best", MONITORED), ("last", None))
     ]
-    progress = RichProgressBar() if _terminal() else TextProgress(data)
+    progress = RichProgressBar() if _terminal() else TextProgress()
     callbacks: list[Callback] = [*checkpoints, PictureLog(data), progress]
     if config.patience:
         callbacks.append(EarlyStopping(MONITORED, patience=config.patience, mode="max", check_on_train_epoch_end=False))
     return callbacks
+
+
+def _tell_start(trainer: lightning.Trainer, module: MatcherModule, data: TrainingData) -> None:
+    """Print what the data are, and how good the weights are that training starts from."""
+    figures = trainer.validate(module, datamodule=data, verbose=False)[0]
+    if trainer.is_global_zero:
+        text = "  ".join(f"{name} {value:.3f}" for name, value in figures.items())
+        print("\n".join([*data.summary, f"before training  {text}"]), flush=True)
+
+
+def _quieten() -> None:
+    """Leave out what Lightning says to every run and no user can act upon."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for message in (
+        "Checkpoint directory .* exists",  # config.yaml is in it
+        ".*not have many workers",  # one is enough: the network is slower than the data
+        ".*dataloader is not resumable",  # Batches begins where the broken run was
+        ".*isinstance.treespec",
+        ".*all_gather is deprecated",
+        ".*smaller than the logging interval",
+    ):
+        warnings.filterwarnings("ignore", message)
 
 
 def _write_model(config: TrainConfig, network: MatcherNetwork, summary: list[str], path: Path) -> None:
