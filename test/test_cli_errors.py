@@ -114,7 +114,7 @@ def test_demo_refuses_bad_values(capsys, tmp_path, option):
 
 
 def test_train_refuses_unknown_preset(capsys, tmp_path):
-    assert "resnet" in fails(capsys, "train", "--output", tmp_path, "--preset", "resnet")
+    assert "resnet" in fails(capsys, "train", "--data", "synthetic", "--output", tmp_path, "--preset", "resnet")
 
 
 @pytest.mark.parametrize("command", ["", "match", "node", "info", "demo", "evaluate", "train"])

@@ -20,7 +20,9 @@ INSTALLED = (
     "share/endomatch_ros/launch/endomatch.launch.py",
     "share/endomatch_ros/config/fastdds_shm.xml",
     "share/endomatch_ros/config/endomatch.yaml",
+    "share/endomatch_ros/config/train.yaml",
     "lib/endomatch_ros/matcher_node",
+    "lib/endomatch_ros/train_matcher",
 )
 
 
@@ -74,9 +76,10 @@ def done(result: subprocess.CompletedProcess[str]) -> str:
 
 def test_pip_installs_every_file_that_ros_looks_for(prefix):
     assert [name for name in INSTALLED if not (prefix / name).is_file()] == []
-    assert os.access(prefix / "lib/endomatch_ros/matcher_node", os.X_OK)
+    for name in ("matcher_node", "train_matcher"):
+        assert os.access(prefix / "lib/endomatch_ros" / name, os.X_OK)
+        assert (prefix / "bin" / name).is_file()
     assert (prefix / "bin/endomatch").is_file()
-    assert (prefix / "bin/matcher_node").is_file()
 
 
 def test_pip_installs_every_module_and_the_weights(sources, prefix):
@@ -105,6 +108,15 @@ def test_installed_node_is_what_ros2_run_would_start(prefix):
     result = run([str(executable), "--ros-args", "-p", "max_keypoints:=many"], prefix, PATH=path)
     assert result.returncode == 2, result.stdout + result.stderr
     assert "max_keypoints" in result.stderr
+
+
+def test_installed_training_is_what_ros2_run_would_start(prefix, tmp_path):
+    executable = prefix / "lib/endomatch_ros/train_matcher"
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    options = ["--data", str(tmp_path / "nowhere"), "--output", str(tmp_path / "run")]
+    result = run([str(executable), *options, "--ros-args", "-r", "__node:=train"], prefix, PATH=path)
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert result.stderr.splitlines()[-1].startswith("train_matcher: error: there is no file or folder")
 
 
 @pytest.mark.slow

@@ -275,6 +275,12 @@ def test_bad_options(options, message, tmp_path):
         cli.parse(["--data", "x", "--output", str(tmp_path), *options])
 
 
+def test_missing_packages_are_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "jsonargparse", None)
+    with pytest.raises(ConfigError, match=r"jsonargparse.*endomatch_ros\[train\]"):
+        cli.parse(["--data", "x", "--output", "y"])
+
+
 def test_where_training_starts_from(tmp_path):
     def start(**changes):
         return starting_network(TrainConfig(data=["x"], output=tmp_path, **changes))

@@ -53,14 +53,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def executable() -> int:
-    """``ros2 run endomatch_ros train``: the same, with errors in one line and ROS's own arguments left out."""
+    """``ros2 run endomatch_ros train_matcher``: the same, with errors in one line and ROS's own arguments left out."""
     arguments = sys.argv[1:]
     if "--ros-args" in arguments:
         arguments = arguments[: arguments.index("--ros-args")]
     try:
         return main(arguments)
     except EndomatchError as error:
-        print(f"train: error: {error}", file=sys.stderr)
+        print(f"train_matcher: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
@@ -72,11 +72,12 @@ def parse(arguments: Sequence[str]) -> tuple[TrainConfig, bool]:
     Raises:
         ConfigError: an unknown option, or a value of the wrong kind or out of range.
     """
-    # Slow to import, and `endomatch --help` must not wait for them.
-    from jsonargparse import ArgumentError, ArgumentParser
+    try:  # here, since they are slow to import and `endomatch --help` must not wait for them
+        from jsonargparse import ArgumentError, ArgumentParser
 
-    from endomatch_ros.training.config import TrainConfig
-
+        from endomatch_ros.training.config import TrainConfig
+    except ImportError as error:
+        raise ConfigError(f'training needs more packages ({error}): pip install "endomatch_ros[train]"') from error
     parser = ArgumentParser(
         prog="endomatch train",
         usage="endomatch train --data PATH [PATH ...] --output DIR [--preset NAME] [--max-steps N] [--resume] ...",
