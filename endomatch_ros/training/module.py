@@ -87,15 +87,11 @@ class MatcherModule(lightning.LightningModule):
         return loss
 
     def validation_step(self, batch: dict[str, Tensor], _: int) -> None:
-        """PCK of the finest map's nearest neighbour, beside that of no motion at all.
-
-        Right is within 5 px, or three quarters of a cell where cells are larger: the nearest cell's centre may be 0.71
-        of a cell away.
-        """
+        """PCK of the finest map's nearest neighbour, beside that of no motion at all."""
         map0, map1 = (d.finest.float() for d in self.descriptors(batch))
         found = nearest_neighbours(map0, map1, batch["points0"], batch["image0"].shape[-1])
         error = (found - batch["points1"]).norm(dim=2)
-        right = max(5.0, 0.75 * batch["image0"].shape[-1] / map0.shape[-1])
+        right = tolerance(map0, batch["image0"].shape[-1])
         still = (batch["points0"] - batch["points1"]).norm(dim=2)
         size, together = len(error), self.trainer.world_size > 1
         for name, value in (
@@ -141,6 +137,14 @@ class MatcherModule(lightning.LightningModule):
         size = len(images) // 2
         fine = (None, None) if both.fine is None else (both.fine[:size], both.fine[size:])
         return Descriptors(both.coarse[:size], fine[0]), Descriptors(both.coarse[size:], fine[1])
+
+
+def tolerance(features: Tensor, width: int) -> float:
+    """Pixels within which a nearest neighbour counts as right: 5, or more on a map ``(B, C, h, w)`` of large cells.
+
+    The nearest cell's centre may be 0.71 of a cell away, so three quarters of one are allowed.
+    """
+    return max(5.0, 0.75 * width / features.shape[-1])
 
 
 def nearest_neighbours(map0: Tensor, map1: Tensor, points0: Tensor, width: int) -> Tensor:

@@ -14,14 +14,13 @@ from torch import Tensor
 from endomatch_ros.training.data import TrainingData
 from endomatch_ros.training.losses import sample_map
 from endomatch_ros.training.mining import hardest_in_image
-from endomatch_ros.training.module import MatcherModule, nearest_neighbours
+from endomatch_ros.training.module import MatcherModule, nearest_neighbours, tolerance
 
 Image = NDArray[np.uint8]
 
 _POINTS = 60  # drawn a picture; more hide the tissue
 _TRIPLETS = 12
 _GOOD, _BAD, _ANCHOR, _NEGATIVE = (70, 230, 90), (255, 60, 200), (255, 220, 60), (255, 70, 60)
-_CORRECT_PX = 5.0
 _SCALE = 2
 
 
@@ -62,7 +61,7 @@ class PictureLog(Callback):
     def _matches(self, module: lightning.LightningModule) -> Image:
         batch, (map0, map1) = self._maps(module)
         found = nearest_neighbours(map0, map1, batch["points0"], batch["image0"].shape[-1])
-        return draw_matches(batch, found)
+        return draw_matches(batch, found, tolerance(map0, batch["image0"].shape[-1]))
 
     def _triplets(self, module: lightning.LightningModule) -> Image:
         batch, (map0, map1) = self._maps(module)
@@ -92,16 +91,23 @@ def draw_points(batch: dict[str, Tensor]) -> Image:
     return canvas
 
 
-def draw_matches(batch: dict[str, Tensor], found: Tensor) -> Image:
-    """The first pair with its nearest neighbours ``(B, K, 2)``: green within 5 px of the truth, magenta beyond."""
+def draw_matches(batch: dict[str, Tensor], found: Tensor, limit_px: float) -> Image:
+    """The first pair with its nearest neighbours ``(B, K, 2)``: green within the limit, magenta beyond."""
     canvas, left, right = _side_by_side(batch, found)
     pick = _some(len(batch["points0"][0]), _POINTS)
     error = (found[0] - batch["points1"][0]).norm(dim=1).cpu().numpy()
-    for a, b, wrong in zip(left, right, error[pick] >= _CORRECT_PX, strict=True):
+    for a, b, wrong in zip(left, right, error[pick] >= limit_px, strict=True):
         cv2.line(canvas, a, b, _BAD if wrong else _GOOD, 1, cv2.LINE_AA)
-    share = float((error < _CORRECT_PX).mean())
+    share = float((error < limit_px).mean())
     cv2.putText(
-        canvas, f"{share:.0%} within 5 px", (8, 22), cv2.FONT_HERSHEY_DUPLEX, 0.6, (255, 255, 255), 1, cv2.LINE_AA
+        canvas,
+        f"{share:.0%} within {limit_px:g} px",
+        (8, 22),
+        cv2.FONT_HERSHEY_DUPLEX,
+        0.6,
+        (255, 255, 255),
+        1,
+        cv2.LINE_AA,
     )
     return canvas
 
