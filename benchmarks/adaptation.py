@@ -7,7 +7,8 @@ The recording must know its camera poses, and its landmarks for PCK (the structu
 ``--train`` are split once more by the training itself, its last share being the validation frames that choose the
 weights; frames of ``--test`` are seen by the evaluation alone. Everything but Ψ (and the fine branch, where there is
 one) stays as it was. Each seed trains anew; the table gives mean ± standard deviation over seeds. With
-``--random-backbone`` Φ is the compact one with random weights, others for each seed: a backbone that has learnt nothing.
+``--random-backbone`` Φ is the compact one with random weights, others for each seed: a backbone that has learnt
+nothing.
 
 *Landmark PCK* asks the descriptors alone, without selection or refinement: for every landmark that both frames see, the
 nearest neighbour of its descriptor anywhere in the other frame's view, and its distance from the truth.

@@ -2,8 +2,8 @@
 
     python benchmarks/novel_view.py [--seeds 20001 … 20006] [--times 0.25 0.5 1.0] [--json FILE]
 
-From a rigid scene's first frame and its depth the view of the second frame's camera is rendered. Forward: random points of
-the first frame; backward: pixels of the novel view. Both are compared with the scene's own correspondence, traced in
+From a rigid scene's first frame and its depth the view of the second frame's camera is rendered. Forward: random points
+of the first frame; backward: pixels of the novel view. Both are compared with the scene's own correspondence, traced in
 float64; *hidden* is the share of points called visible that the scene says are not.
 """
 

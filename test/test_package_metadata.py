@@ -62,7 +62,9 @@ def test_package_xml_names_every_ros_package_that_is_imported():
     assert ros <= declared, f"missing in package.xml: {sorted(ros - declared)}"
 
 
-@pytest.mark.parametrize(("folder", "extras"), [("endomatch_ros", ("train", "mono")), ("test", ("train", "mono", "test"))])
+@pytest.mark.parametrize(
+    ("folder", "extras"), [("endomatch_ros", ("train", "mono")), ("test", ("train", "mono", "test"))]
+)
 def test_setup_names_every_distribution_that_is_imported(folder: str, extras: tuple[str, ...]):
     named = {"PIL": "pillow", "cv2": "opencv-python-headless", "yaml": "pyyaml"}
     own = {"endomatch_ros", *(file.stem for file in (ROOT / folder).glob("*.py"))}

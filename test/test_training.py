@@ -263,3 +263,31 @@ def test_training_from_scratch_moves_every_part(rendered, tmp_path):
         if value.ndim > 1 and "adapter" not in name:
             assert not torch.equal(value, before[name]), name
     assert before["adapter.gate"] != 0
+
+
+def test_frames_and_recordings_without_depth_are_counted_and_left_out(tmp_path, monkeypatch):
+    from dataclasses import replace
+
+    from endomatch_ros.data.synthetic import SceneConfig, SyntheticSequence
+    from endomatch_ros.training import prepare
+
+    class Holes(SyntheticSequence):
+        """Every third frame has lost its depth map."""
+
+        def __getitem__(self, position):
+            frame = super().__getitem__(position)
+            return frame if position % 3 else replace(frame, depth=None)
+
+    scene = SyntheticEndoscope(SceneConfig(seed=1005, width=192, height=160))
+    dark = SyntheticEndoscope(SceneConfig(seed=1006, width=64, height=64, view_radius=0.3))
+    found = [Holes(scene, 9, 2.5), SyntheticSequence(dark, 3, 2.5)]
+    monkeypatch.setattr(prepare, "open_sources", lambda *_: found)
+    config = RecordingConfig(depth="given", validation_gap=0)
+    prepared = prepare_recordings("two", config, 160, tmp_path / "a")
+    assert len(prepared.train) + len(prepared.validation) == 6
+    text = " ".join(prepared.summary)
+    assert "3 frames left out: frame 0 carries no depth" in text
+    assert "3 frames left out: frame 0 has hardly any depth, or a view under 64 pixels" in text
+    found.pop(0)
+    with pytest.raises(DataError, match=r"0 usable training and 0 validation frames.*view under 64"):
+        prepare_recordings("one", config, 160, tmp_path / "b")

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -27,6 +28,8 @@ Array = NDArray[np.float64]
 Depth = Literal["auto", "given", "stereo", "mono", "photometric"]
 
 _log = logging.getLogger(__name__)
+_LEAST_VIEW = 64  # px a side; smaller is no scope's view
+_LEAST_DEPTH = 0.05  # share of the usable pixels; with less a frame is mostly holes
 _VERSION = 1  # of the files; another one is prepared anew
 
 
@@ -86,10 +89,10 @@ class PreparedFrame:
 
     def save(self, path: Path) -> None:
         """Write to ``path`` (.npz), whole or not at all."""
-        part = path.with_suffix(".part")
-        with part.open("wb") as file:
-            np.savez(file, **vars(self))
-        os.replace(part, path)
+        # A name of its own: another run may prepare the same recording at the same time.
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as part:
+            np.savez(part, **vars(self))
+        os.replace(part.name, path)
 
     @classmethod
     def load(cls, path: Path) -> PreparedFrame:
@@ -134,21 +137,31 @@ def prepare_recordings(
     if not manifest.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         sequences = open_sources(name, config.source, config.frames)
-        found = [_prepare(s, f"{k:03d}", config, resolution, folder, device) for k, s in enumerate(sequences)]
-        manifest.with_suffix(".part").write_text(json.dumps(found, indent=1))
-        os.replace(manifest.with_suffix(".part"), manifest)
+        found = []
+        for number, sequence in enumerate(sequences):
+            try:
+                found.append(_prepare(sequence, f"{number:03d}", config, resolution, folder, device))
+            except DataError as error:
+                if len(sequences) == 1:
+                    raise
+                found.append({"files": [], "summary": [f"recording {number} left out: {error}"]})
+        part = folder / f"{os.getpid()}.part"
+        part.write_text(json.dumps(found, indent=1))
+        os.replace(part, manifest)
     recordings = json.loads(manifest.read_text())
     train: list[Path] = []
     validation: list[Path] = []
     for recording in recordings:
         first, second = _split([folder / file for file in recording["files"]], config)
         train, validation = train + first, validation + second
+    summary = [line for recording in recordings for line in recording["summary"]]
     if not train or not validation:
         raise DataError(
             f"{name}: {len(train)} usable training and {len(validation)} validation frames; both are needed. Record "
-            "more, loosen recording.selection, or change recording.validation_share and recording.validation_gap"
+            "more, loosen recording.selection, or change recording.validation_share and recording.validation_gap. "
+            f"Found: {'; '.join(summary)}"
         )
-    return PreparedData(train, validation, [f"{name}: {line}" for r in recordings for line in r["summary"]])
+    return PreparedData(train, validation, [f"{name}: {line}" for line in summary])
 
 
 def prepare_frame(
@@ -163,7 +176,7 @@ def prepare_frame(
         image, mask, depth = _undistorted(frame, mask, depth)
     mask = without_rim(mask)
     columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
-    if len(columns) < 64 or len(rows) < 64:
+    if min(len(columns), len(rows)) < _LEAST_VIEW:
         return None
     left, top, right, bottom = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
     part = slice(top, bottom), slice(left, right)
@@ -194,21 +207,26 @@ def _prepare(
     sequence: FrameSequence, prefix: str, config: RecordingConfig, resolution: int, folder: Path, device: str
 ) -> dict[str, list[str]]:
     """Write the usable frames of one recording; their file names and what to tell of them."""
-    report, files, provider, without = SelectionReport(), [], None, 0
+    report, files, provider = SelectionReport(), [], None
+    left_out: list[str] = []
     calibrated = True
     chosen = select_frames(sequence, config.selection, report)
     for frame in track(chosen, f"preparing {folder.name}", len(sequence), disable=not os.isatty(1)):
         provider = provider or choose_depth(config, frame, device)
-        prepared = prepare_frame(frame, provider(frame), resolution, config.field_of_view)
-        if prepared is None or np.isfinite(prepared.depth[prepared.usable]).mean() < 0.05:
-            without += 1
+        try:
+            prepared = prepare_frame(frame, provider(frame), resolution, config.field_of_view)
+        except DataError as error:  # this frame has not what the provider needs; another may
+            left_out.append(str(error))
+            continue
+        if prepared is None or np.isfinite(prepared.depth[prepared.usable]).mean() < _LEAST_DEPTH:
+            left_out.append(f"frame {frame.index} has hardly any depth, or a view under {_LEAST_VIEW} pixels")
             continue
         calibrated &= frame.camera is not None
         files.append(f"{prefix}_{frame.index:07d}.npz")
         prepared.save(folder / files[-1])
     summary = [report.describe(), f"depth: {provider.name if provider else 'none'}"]
-    if without:
-        summary.append(f"{without} frames left out: hardly any depth, or a view under 64 pixels")
+    if left_out:
+        summary.append(f"{len(left_out)} frames left out: {left_out[0]}")
     if not calibrated:
         summary.append(f"no calibration: a field of view of {config.field_of_view:g} degrees is assumed")
     return {"files": files, "summary": summary}
