@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -22,6 +23,8 @@ from endomatch_ros.training import cli
 from endomatch_ros.training.checkpoints import AtomicCheckpointIO, steps_done
 from endomatch_ros.training.config import TrainConfig
 from endomatch_ros.training.data import Batches
+from endomatch_ros.training.module import MatcherModule, OptimiserConfig
+from endomatch_ros.training.objective import ObjectiveConfig
 from endomatch_ros.training.start import starting_network
 
 STEPS = 6
@@ -333,3 +336,12 @@ def test_a_dinov2_backbone_trains_its_adapter_only(recording, cache, tmp_path):
     assert cli.main([*options, "--unfreeze"]) == 0
     whole = load_checkpoint(tmp_path / "whole" / "model.safetensors")
     assert not torch.equal(whole.backbone.vit.blocks[0].mlp.fc1.weight, vit.blocks[0].mlp.fc1.weight)
+
+
+def test_a_collapse_is_told(monkeypatch, caplog):
+    module = MatcherModule(load_model("embedded")[0], OptimiserConfig(), 10, ObjectiveConfig())
+    for reached, told in ((0.5, False), (0.4, False), (0.1, True)):
+        figures = SimpleNamespace(callback_metrics={"val_pck": torch.tensor(reached)})
+        monkeypatch.setattr(MatcherModule, "trainer", figures)
+        module.on_validation_epoch_end()
+        assert ("fell from 0.500 to 0.100" in caplog.text) is told

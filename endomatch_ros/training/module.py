@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass
 
@@ -14,6 +15,9 @@ from endomatch_ros.errors import ConfigError
 from endomatch_ros.models import Descriptors, MatcherNetwork
 from endomatch_ros.training.losses import sample_map
 from endomatch_ros.training.objective import ObjectiveConfig, batch_losses
+
+_log = logging.getLogger(__name__)
+_COLLAPSED = 0.3  # share of the first validation's PCK below which training is told to have gone wrong
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,7 @@ class MatcherModule(lightning.LightningModule):
         network.log_scale_coarse.requires_grad_(objective.kind == "infonce")
         network.log_scale_fine.requires_grad_(objective.kind == "infonce" and network.fine is not None)
         self._optimiser, self._max_steps, self._objective = optimiser, max_steps, objective
+        self._start_pck: float | None = None
 
     def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
         """Loss of a batch of pairs."""
@@ -100,6 +105,19 @@ class MatcherModule(lightning.LightningModule):
             ("val_median_error", error.median()),
         ):
             self.log(name, value, prog_bar=name == "val_pck", batch_size=size, sync_dist=together)
+
+    def on_validation_epoch_end(self) -> None:
+        """Say it when the descriptors have become all alike, as hardest negatives can make poor features."""
+        reached = float(self.trainer.callback_metrics["val_pck"])
+        if self._start_pck is None:
+            self._start_pck = reached
+        elif reached < _COLLAPSED * self._start_pck:
+            _log.warning(
+                "val_pck fell from %.3f to %.3f: the descriptors collapse. Lower optimiser.learning_rate, or train "
+                "with --objective.kind infonce",
+                self._start_pck,
+                reached,
+            )
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW and the schedule."""
