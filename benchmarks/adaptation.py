@@ -84,14 +84,8 @@ def measure(args: argparse.Namespace, models: dict[int, dict[str, Path]], refine
         for when, path in paths.items():
             matcher = Matcher.from_pretrained(path, backbone_weights=weights(args.options), refinement=refinement)
             for row in summarise(evaluate(sequence, {when: matcher.match}, GAPS, max_pairs=12)):
-                values = [
-                    row.matches,
-                    row.precision[1.0],
-                    row.precision[3.0],
-                    row.pck[3.0],
-                    row.pck[5.0],
-                    row.pck[10.0],
-                ]
+                values = [row.matches, row.precision[1.0], row.precision[3.0], row.pck[3.0], row.pck[5.0]]
+                values += landmark_pck(matcher, sequence, row.gap)
                 found.setdefault((row.gap, when), []).append([float(v) for v in values])
     return [
         {

@@ -1,5 +1,9 @@
 """Errors that a user can mend: every message names the value that was wrong and what to do about it."""
 
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
 
 class EndomatchError(Exception):
     """Base of all errors that this package raises on purpose."""
@@ -23,3 +27,23 @@ class CheckpointError(EndomatchError, RuntimeError):
 
 class DataError(EndomatchError, RuntimeError):
     """A recording or data set that is missing, empty or damaged."""
+
+
+def check_ranges(
+    values: object, ranges: Mapping[str, tuple[float, float]], whole: Collection[str] = (), what: str = ""
+) -> None:
+    """Raise :class:`ConfigError` for the first attribute that is no number in its range.
+
+    Args:
+        values: a configuration.
+        ranges: least and largest value by attribute.
+        whole: attributes that must be integers.
+        what: put before the attribute's name in the message.
+    """
+    for name, (low, high) in ranges.items():
+        value = getattr(values, name)
+        # bool is an int to Python, but True is no length.
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+            raise ConfigError(f"{what}{name}={value!r} is outside its range [{low:g}, {high:g}]")
+        if name in whole and not isinstance(value, int):
+            raise ConfigError(f"{what}{name}={value!r} must be a whole number")

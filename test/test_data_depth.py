@@ -154,7 +154,7 @@ def test_photometric_depth_of_a_scene_tells_near_from_far(kind):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: PhotometricConfig(gamma=0.1), r"gamma=0.1 is outside \[0.5, 4.0\]"),
+        (lambda: PhotometricConfig(gamma=0.1), r"gamma=0.1 is outside its range \[0.5, 4\]"),
         (lambda: PhotometricConfig(percentiles=(60, 40)), r"percentiles=\(60, 40\) do not rise"),
         (lambda: StereoConfig(reach=0.0), r"reach=0.0 is outside"),
         (lambda: StereoConfig(block=4), r"block=4 is even"),

@@ -193,7 +193,7 @@ def test_the_camera_stays_inside_the_lumen(scene):
 def test_bad_parameters_are_named():
     with pytest.raises(ConfigError, match="kind 'stomach' is unknown"):
         SceneConfig(kind="stomach")
-    with pytest.raises(ConfigError, match=r"width=8 is outside \[32, 8192\]"):
+    with pytest.raises(ConfigError, match=r"width=8 is outside its range \[32, 8192\]"):
         SceneConfig(width=8)
     scene = SyntheticEndoscope(SCENES[0])
     frame = scene.render(0.0)
@@ -298,9 +298,9 @@ def test_each_camera_has_its_own_noise():
 
 
 def test_a_second_camera_that_cannot_be_is_refused():
-    with pytest.raises(ConfigError, match=r"stereo_baseline=-0.001 is outside \[0.0, 0.006\]"):
+    with pytest.raises(ConfigError, match=r"stereo_baseline=-0.001 is outside its range \[0, 0.006\]"):
         SceneConfig(stereo_baseline=-0.001)
-    with pytest.raises(ConfigError, match=r"stereo_baseline=0.02 is outside \[0.0, 0.006\]"):
+    with pytest.raises(ConfigError, match=r"stereo_baseline=0.02 is outside its range \[0, 0.006\]"):
         SceneConfig(stereo_baseline=0.02)
     scene = SyntheticEndoscope(SceneConfig(seed=0, kind="cavity", stereo_baseline=0.006, **SMALL))
     with pytest.raises(ConfigError, match=r"puts the second camera of scene 0 into the tissue at 4.5 s"):

@@ -12,7 +12,7 @@ import numpy as np
 
 from endomatch_ros.data.frames import Frame, FrameSequence
 from endomatch_ros.data.quality import Look, look_at, mean_motion, sharpness
-from endomatch_ros.errors import ConfigError, DataError, ImageError
+from endomatch_ros.errors import DataError, ImageError, check_ranges
 from endomatch_ros.matching.mask import view_mask
 
 _log = logging.getLogger(__name__)
@@ -40,20 +40,14 @@ class SelectionConfig:
     max_frames: int = 0
 
     def __post_init__(self) -> None:
-        ranges: dict[str, tuple[float, float]] = {
+        ranges = {
             "sharpness": (0.0, 1.0),
             "motion": (0.0, 0.5),
             "view": (0.0, 0.9),
             "stride": (1, 100_000),
             "max_frames": (0, 100_000_000),
         }
-        for name, (low, high) in ranges.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-                raise ConfigError(f"frame selection: {name}={value!r} is outside its range [{low:g}, {high:g}]")
-        for name in ("stride", "max_frames"):
-            if not isinstance(getattr(self, name), int):
-                raise ConfigError(f"frame selection: {name}={getattr(self, name)!r} must be a whole number")
+        check_ranges(self, ranges, whole=("stride", "max_frames"), what="frame selection: ")
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from endomatch_ros.errors import ConfigError
+from endomatch_ros.errors import ConfigError, check_ranges
 
 
 @dataclass(frozen=True)
@@ -33,19 +33,13 @@ class MatcherConfig:
     half: bool = True
 
     def __post_init__(self) -> None:
-        ranges: dict[str, tuple[float, float]] = {
+        ranges = {
             "resolution": (64, 4096),
             "similarity_threshold": (0.0, 1.0),
             "max_keypoints": (1, 100_000),
             "forward_backward_px": (0.01, 100.0),
         }
-        for name, (low, high) in ranges.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-                raise ConfigError(f"{name}={value!r} is outside its range [{low:g}, {high:g}]")
-        for name in ("resolution", "max_keypoints"):
-            if not isinstance(getattr(self, name), int):
-                raise ConfigError(f"{name}={getattr(self, name)!r} must be a whole number")
+        check_ranges(self, ranges, whole=("resolution", "max_keypoints"))
         for name, allowed in (("refinement", ("photometric", "none")), ("mask", ("auto", "none"))):
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"{name}={getattr(self, name)!r} is unknown: use one of {', '.join(allowed)}")

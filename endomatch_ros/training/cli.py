@@ -46,7 +46,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     config, resume = parse(list(sys.argv[1:] if argv is None else argv))
     from endomatch_ros.training.train import train
 
-    path = train(config, resume)
+    try:
+        path = train(config, resume)
+    except (KeyboardInterrupt, SystemExit):  # Lightning turns the first Ctrl-C into the second of these
+        kept = (config.output / "last.ckpt").is_file()
+        how = f"endomatch train --output {config.output} --resume goes on from the last validation"
+        print(f"interrupted; {how if kept else 'nothing to resume yet'}", file=sys.stderr)
+        return 130  # as `endomatch` does after Ctrl-C
     if int(os.environ.get("RANK", "0")) == 0:
         print(f"wrote {path}")
     return 0
@@ -62,8 +68,6 @@ def executable() -> int:
     except EndomatchError as error:
         print(f"train_matcher: error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        return 130
 
 
 def parse(arguments: Sequence[str]) -> tuple[TrainConfig, bool]:

@@ -82,7 +82,7 @@ class MatcherModule(lightning.LightningModule):
         coarse, fine = batch_losses(self.network, first, second, batch, self._objective, self.global_rank, gather)
         loss = coarse + fine
         if not bool(torch.isfinite(loss)):
-            raise FloatingPointError(
+            raise ConfigError(
                 f"the loss is {float(loss.detach())} at step {self.global_step}: lower optimiser.learning_rate, or "
                 "train in precision 32-true; last.ckpt holds the last good state"
             )

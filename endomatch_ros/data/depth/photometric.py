@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from endomatch_ros.data.depth.provider import view_of
 from endomatch_ros.data.frames import Frame
-from endomatch_ros.errors import ConfigError
+from endomatch_ros.errors import ConfigError, check_ranges
 from endomatch_ros.matching.mask import highlight_mask
 
 Array = NDArray[np.float64]
@@ -60,10 +60,7 @@ class PhotometricConfig:
             "field_of_view": (10.0, 150.0),
             "work_side": (32, 8192),
         }
-        for name, (low, high) in ranges.items():
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise ConfigError(f"photometric depth: {name}={value} is outside [{low}, {high}]")
+        check_ranges(self, ranges, what="photometric depth: ")
         low, high = self.percentiles
         if not 0 <= low < high <= 100:
             raise ConfigError(f"photometric depth: percentiles={self.percentiles} do not rise within [0, 100]")

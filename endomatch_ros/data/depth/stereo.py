@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from endomatch_ros.data.depth.provider import view_of
 from endomatch_ros.data.depth.rectification import Rectification
 from endomatch_ros.data.frames import Frame
-from endomatch_ros.errors import ConfigError, DataError
+from endomatch_ros.errors import ConfigError, DataError, check_ranges
 from endomatch_ros.matching.mask import highlight_mask, view_mask
 
 Array = NDArray[np.float64]
@@ -55,10 +55,7 @@ class StereoConfig:
             "speckle": (0.0, 1.0),
             "scale": (0.05, 1.0),
         }
-        for name, (low, high) in ranges.items():
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise ConfigError(f"stereo depth: {name}={value} is outside [{low}, {high}]")
+        check_ranges(self, ranges, what="stereo depth: ")
         if self.block % 2 == 0:
             raise ConfigError(f"stereo depth: block={self.block} is even: a window needs a middle")
 

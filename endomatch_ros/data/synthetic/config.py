@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from endomatch_ros.errors import ConfigError
+from endomatch_ros.errors import ConfigError, check_ranges
 
 Kind = Literal["tunnel", "cavity"]
 
@@ -61,7 +61,4 @@ class SceneConfig:
         }
         if self.kind not in ("tunnel", "cavity"):
             raise ConfigError(f"scene kind {self.kind!r} is unknown: use 'tunnel' or 'cavity'")
-        for name, (low, high) in ranges.items():
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise ConfigError(f"scene parameter {name}={value} is outside [{low}, {high}]")
+        check_ranges(self, ranges, what="scene parameter ")
