@@ -143,6 +143,22 @@ def test_a_killed_run_resumes_to_the_same_weights(unbroken, recording, cache, tm
     assert largest_difference(*models) < 1e-6
 
 
+def test_an_interrupted_run_says_how_to_go_on(recording, cache, tmp_path, spawn):
+    command = [
+        sys.executable,
+        "-m",
+        "endomatch_ros.cli",
+        "train",
+        *arguments(recording, cache, tmp_path, max_steps=500),
+    ]
+    process = spawn(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert any(line.startswith("step 4/") for line in process.stdout)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert told.splitlines()[-1].endswith(f"--output {tmp_path} --resume goes on from the last validation")
+
+
 def test_two_processes_with_half_the_batch_are_one_with_the_whole(unbroken, recording, cache, tmp_path):
     """Gradients, the other images' negatives included: the weights agree after every step has built on the last."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "-m", "endomatch_ros.cli", "train"]

@@ -1,11 +1,26 @@
-"""Progress for logs: a line after each validation, where there is no terminal for a bar."""
+"""Progress: a bar on a terminal, a line after each validation elsewhere."""
 
 from __future__ import annotations
 
 import time
 
 import lightning
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, RichProgressBar
+
+
+class Bar(RichProgressBar):
+    """Lightning's, without the epochs and the log's version: a run is one pass over its pairs."""
+
+    def get_metrics(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        """What stands beside the bar."""
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        return metrics
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return "training"
 
 
 class TextProgress(Callback):

@@ -12,7 +12,7 @@ from typing import Any
 import lightning
 import torch
 import yaml
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from endomatch_ros import __version__
@@ -24,7 +24,7 @@ from endomatch_ros.training.config import TrainConfig, to_plain
 from endomatch_ros.training.data import TrainingData
 from endomatch_ros.training.module import MatcherModule
 from endomatch_ros.training.pictures import PictureLog
-from endomatch_ros.training.progress import TextProgress
+from endomatch_ros.training.progress import Bar, TextProgress
 from endomatch_ros.training.start import starting_network
 
 MONITORED = "val_pck"
@@ -109,7 +109,7 @@ def _callbacks(config: TrainConfig, data: TrainingData) -> list[Callback]:
         ModelCheckpoint(config.output, filename=name, monitor=monitor, mode="max", enable_version_counter=False)
         for name, monitor in (("best", MONITORED), ("last", None))
     ]
-    progress = RichProgressBar() if _terminal() else TextProgress()
+    progress = Bar() if _terminal() else TextProgress()
     callbacks: list[Callback] = [*checkpoints, PictureLog(data), progress]
     if config.patience:
         callbacks.append(EarlyStopping(MONITORED, patience=config.patience, mode="max", check_on_train_epoch_end=False))
