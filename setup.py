@@ -65,7 +65,7 @@ setup(
     ],
     extras_require={
         "ros": ROS_WHEELS,
-        "train": ["jsonargparse[signatures]>=4.40", "lightning>=2.4", "tensorboard>=2.14"],
+        "train": ["jsonargparse[signatures]>=4.49", "lightning>=2.4", "tensorboard>=2.14"],
         "mono": ["transformers>=4.45"],  # depth from a monocular network, in training
         "test": ["packaging", "pytest>=7.4", "scipy>=1.10"],  # colcon test runs pytest only where this extra names it
         "lint": ["mypy>=1.11", "ruff>=0.6", "types-PyYAML"],

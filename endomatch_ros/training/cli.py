@@ -97,7 +97,7 @@ def parse(arguments: Sequence[str]) -> tuple[TrainConfig, bool]:
         namespace = parser.parse_args(with_kept_values(normalised(arguments)))
         resume = bool(namespace.pop("resume"))
         namespace.pop("config", None)
-        values = parser.instantiate_classes(namespace)
+        values = parser.instantiate(namespace)
         return TrainConfig(**vars(values)), resume
     except ArgumentError as error:
         # Wrapped by jsonargparse where a value's own check has refused it.
