@@ -18,6 +18,11 @@ def sample_map(features: Tensor, cells: Tensor) -> Tensor:
     return functional.normalize(sample(features, cells), dim=2)
 
 
+def to_cells(points: Tensor, stride: float) -> Tensor:
+    """Pixels as coordinates on a map with cells of ``stride`` pixels; the inverse is (cells + ½)·stride − ½."""
+    return (points + 0.5) / stride - 0.5
+
+
 def descriptor_distance(similarity: Tensor) -> Tensor:
     """Euclidean distance of unit vectors by their cosine: d = √(2 − 2·cos), 0 to 2."""
     # Below the floor the square root's slope would blow up rounding noise.

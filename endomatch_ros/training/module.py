@@ -13,7 +13,7 @@ from torch import Tensor
 
 from endomatch_ros.errors import ConfigError
 from endomatch_ros.models import Descriptors, MatcherNetwork
-from endomatch_ros.training.losses import sample_map
+from endomatch_ros.training.losses import sample_map, to_cells
 from endomatch_ros.training.objective import ObjectiveConfig, batch_losses
 
 _log = logging.getLogger(__name__)
@@ -175,7 +175,7 @@ def nearest_neighbours(map0: Tensor, map1: Tensor, points0: Tensor, width: int) 
         width: of the images.
     """
     stride = width / map0.shape[-1]
-    anchors = sample_map(map0, (points0 + 0.5) / stride - 0.5)
+    anchors = sample_map(map0, to_cells(points0, stride))
     best = (anchors @ map1.flatten(2)).argmax(2)
     cells = torch.stack([best % map1.shape[-1], best // map1.shape[-1]], 2)
     return (cells + 0.5) * stride - 0.5

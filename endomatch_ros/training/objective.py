@@ -11,7 +11,7 @@ from torch import Tensor
 
 from endomatch_ros.errors import ConfigError
 from endomatch_ros.models import Descriptors, MatcherNetwork
-from endomatch_ros.training.losses import sample_map, symmetric_infonce, triplet_loss
+from endomatch_ros.training.losses import sample_map, symmetric_infonce, to_cells, triplet_loss
 from endomatch_ros.training.mining import cells_in_view, spread_cells
 
 Gather = Callable[[Tensor], Tensor]
@@ -66,7 +66,7 @@ def batch_losses(
 
     def level(map0: Tensor, map1: Tensor, log_scale: Tensor) -> Tensor:
         stride = patch * first.coarse.shape[-1] / map0.shape[-1]
-        cells = [(batch[k] + 0.5) / stride - 0.5 for k in ("points0", "points1")]
+        cells = [to_cells(batch[k], stride) for k in ("points0", "points1")]
         maps = [map0.float(), map1.float()]
         if config.kind == "infonce":
             # The scale is bounded (CLIP does the same): past 100 the softmax is an argmax and learns nothing.

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from endomatch_ros.training.data import TrainingData
-from endomatch_ros.training.losses import sample_map
+from endomatch_ros.training.losses import sample_map, to_cells
 from endomatch_ros.training.mining import hardest_in_image
 from endomatch_ros.training.module import MatcherModule, nearest_neighbours, tolerance
 
@@ -41,34 +41,22 @@ class PictureLog(Callback):
         if not trainer.is_global_zero:
             return
         self._batch = next(iter(self._data.val_dataloader()))
-        self._before = self._matches(pl_module)
+        self._before = _matches(*self._maps(pl_module))
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Write the pictures."""
         if not trainer.is_global_zero or self._batch is None or self._before is None:
             return
-        after = self._matches(pl_module)
+        batch, maps = self._maps(pl_module)
         pictures = {
             "pair": draw_points(self._batch),
-            "triplets": self._triplets(pl_module),
-            "matches_before_and_after": np.concatenate([self._before, after]),
+            "triplets": _triplets(batch, maps),
+            "matches_before_and_after": np.concatenate([self._before, _matches(batch, maps)]),
         }
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 for name, picture in pictures.items():
                     logger.experiment.add_image(name, picture, trainer.global_step, dataformats="HWC")
-
-    def _matches(self, module: lightning.LightningModule) -> Image:
-        batch, (map0, map1) = self._maps(module)
-        found = nearest_neighbours(map0, map1, batch["points0"], batch["image0"].shape[-1])
-        return draw_matches(batch, found, tolerance(map0, batch["image0"].shape[-1]))
-
-    def _triplets(self, module: lightning.LightningModule) -> Image:
-        batch, (map0, map1) = self._maps(module)
-        stride = batch["image0"].shape[-1] / map0.shape[-1]
-        cells = [(batch[k] + 0.5) / stride - 0.5 for k in ("points0", "points1")]
-        negatives = hardest_in_image(sample_map(map0, cells[0]), map1, cells[1], radius=1.5)
-        return draw_triplets(batch, (negatives.cells + 0.5) * stride - 0.5)
 
     def _maps(self, module: lightning.LightningModule) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor]]:
         assert isinstance(module, MatcherModule)
@@ -79,6 +67,19 @@ class PictureLog(Callback):
             first, second = module.eval().descriptors(batch)
         module.train(training)
         return batch, (first.finest.float(), second.finest.float())
+
+
+def _matches(batch: dict[str, Tensor], maps: tuple[Tensor, Tensor]) -> Image:
+    width = batch["image0"].shape[-1]
+    found = nearest_neighbours(*maps, batch["points0"], width)
+    return draw_matches(batch, found, tolerance(maps[0], width))
+
+
+def _triplets(batch: dict[str, Tensor], maps: tuple[Tensor, Tensor]) -> Image:
+    stride = batch["image0"].shape[-1] / maps[0].shape[-1]
+    cells = [to_cells(batch[k], stride) for k in ("points0", "points1")]
+    negatives = hardest_in_image(sample_map(maps[0], cells[0]), maps[1], cells[1], radius=1.5)
+    return draw_triplets(batch, (negatives.cells + 0.5) * stride - 0.5)
 
 
 def draw_points(batch: dict[str, Tensor]) -> Image:
