@@ -9,7 +9,8 @@ from endomatch_ros.data.synthetic import SceneConfig, SyntheticEndoscope
 from endomatch_ros.errors import CheckpointError, ConfigError, ImageError
 from endomatch_ros.matching import Matcher, MatcherConfig, StreamMatcher
 from endomatch_ros.matching.coarse import CoarseMatches
-from endomatch_ros.matching.refinement import detect, refine, thin
+from endomatch_ros.matching.keypoints import detect, thin
+from endomatch_ros.matching.refinement import refine
 from endomatch_ros.models import PRESETS, MatcherNetwork, ModelInfo
 from endomatch_ros.models.backbone import build_backbone
 

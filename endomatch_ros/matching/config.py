@@ -26,9 +26,9 @@ class MatcherConfig:
 
     resolution: int = 512
     similarity_threshold: float = 0.5
-    max_keypoints: int = 2000
+    max_keypoints: int = 6000
     refinement: Literal["photometric", "none"] = "photometric"
-    forward_backward_px: float = 0.5
+    forward_backward_px: float = 1.0
     mask: Literal["auto", "none"] = "auto"
     half: bool = True
 

@@ -24,6 +24,7 @@ class FlowField:
         sigma: reach of a fit in nodes.
         tolerance: displacement residual that halves a match's influence, in the unit of the flow.
         iterations: re-weightings.
+        weights: ``(N,)`` how much a match counts from the start; 1 for all, if not given.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class FlowField:
         sigma: float = 2.5,
         tolerance: float = 2.0,
         iterations: int = 4,
+        weights: NDArray[np.floating] | None = None,
     ) -> None:
         self._spacing = spacing
         self._shape = int(np.ceil(size[1] / spacing)) + 1, int(np.ceil(size[0] / spacing)) + 1
@@ -43,13 +45,14 @@ class FlowField:
         columns = np.clip(np.round(self._points[:, 0]).astype(int), 0, self._shape[1] - 1)
         rows = np.clip(np.round(self._points[:, 1]).astype(int), 0, self._shape[0] - 1)
         self._bins = rows * self._shape[1] + columns
-        weights = np.ones(len(self._points))
+        prior = np.ones(len(self._points)) if weights is None else np.asarray(weights, np.float64)
+        robust = prior
         # Wide first, then narrow: an early narrow fit would believe a cluster of wrong matches.
         for k in range(max(1, iterations)):
             reach = sigma * (2.0 if k < iterations // 2 else 1.0)
-            self.nodes = self._fit(weights, reach)
+            self.nodes = self._fit(robust, reach)
             residual = np.linalg.norm(self._flow - self(np.asarray(points, np.float64)), axis=1)
-            weights = 1.0 / (1.0 + (residual / tolerance) ** 2) ** 2
+            robust = prior / (1.0 + (residual / tolerance) ** 2) ** 2
         self.residual = residual
 
     def _fit(self, weights: NDArray[np.float64], sigma: float) -> Field:
@@ -80,14 +83,7 @@ class FlowField:
 
     def __call__(self, points: NDArray[np.floating]) -> NDArray[np.float64]:
         """Flow ``(N, 2)`` at ``points`` ``(N, 2)``, bilinear between the nodes."""
-        p = np.asarray(points, np.float64) / self._spacing
-        h, w = self._shape
-        x, y = np.clip(p[:, 0], 0, w - 1 - 1e-9), np.clip(p[:, 1], 0, h - 1 - 1e-9)
-        x0, y0 = np.minimum(x.astype(int), w - 2), np.minimum(y.astype(int), h - 2)
-        fx, fy = (x - x0)[:, None], (y - y0)[:, None]
-        top = self.nodes[y0, x0] * (1 - fx) + self.nodes[y0, x0 + 1] * fx
-        bottom = self.nodes[y0 + 1, x0] * (1 - fx) + self.nodes[y0 + 1, x0 + 1] * fx
-        return np.asarray(top * (1 - fy) + bottom * fy)
+        return bilinear(self.nodes, np.asarray(points, np.float64) / self._spacing)
 
     def dense(self, width: int, height: int) -> NDArray[np.float32]:
         """Flow ``(height, width, 2)`` float32 at integer positions, bilinear between the nodes."""
@@ -101,6 +97,17 @@ class FlowField:
         whole = cv2.resize(nodes, (columns * spacing, rows * spacing), interpolation=cv2.INTER_LINEAR)
         offset = (spacing - 1) // 2
         return np.ascontiguousarray(whole[offset : offset + height, offset : offset + width])
+
+
+def bilinear(grid: NDArray[np.floating], points: NDArray[np.floating]) -> Field:
+    """Values ``(N, C)`` of a grid ``(h, w, C)`` at ``(x, y)`` positions ``(N, 2)``; those of its border outside it."""
+    h, w = grid.shape[:2]
+    x, y = np.clip(points[:, 0], 0, w - 1 - 1e-9), np.clip(points[:, 1], 0, h - 1 - 1e-9)
+    x0, y0 = np.minimum(x.astype(int), w - 2), np.minimum(y.astype(int), h - 2)
+    fx, fy = (x - x0)[:, None], (y - y0)[:, None]
+    top = grid[y0, x0] * (1 - fx) + grid[y0, x0 + 1] * fx
+    bottom = grid[y0 + 1, x0] * (1 - fx) + grid[y0 + 1, x0 + 1] * fx
+    return np.asarray(top * (1 - fy) + bottom * fy)
 
 
 def _blur(moments: NDArray[Any], sigma: float) -> Field:

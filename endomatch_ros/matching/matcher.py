@@ -17,8 +17,9 @@ from endomatch_ros.geometry.coverage import coverage
 from endomatch_ros.matching.coarse import descriptor_similarity, match_coarse
 from endomatch_ros.matching.config import MatcherConfig
 from endomatch_ros.matching.features import FrameFeatures, Window
+from endomatch_ros.matching.keypoints import detect, thin
 from endomatch_ros.matching.mask import check_image, check_mask, highlight_mask, lookup, view_mask
-from endomatch_ros.matching.refinement import detect, refine, thin
+from endomatch_ros.matching.refinement import refine
 from endomatch_ros.matching.types import Matches
 from endomatch_ros.models import Descriptors, MatcherNetwork, ModelInfo, load_model
 

@@ -1,81 +1,44 @@
 """Photometric refinement: where in the source image, to a fraction of a pixel, a point has gone.
 
-The coarse matches become a smooth flow field; the current image is warped by it towards the reference; pyramidal
-Lucas–Kanade (Bouguet 2000) on locally normalised intensities finds the small rest; a forward–backward check and the
-agreement of neighbours decide. Source points stay where they are: only targets move.
+The coarse matches become a smooth flow field; the current image is warped by it towards the reference; dense optical
+flow on locally normalised intensities finds the small rest. What proves consistent forward and backward corrects the
+field, and the search is repeated on a finer level: so regions whose coarse matches were wrong are reached from their
+neighbours. A forward–backward check, the size of the last correction and the agreement of neighbours decide. Source
+points stay where they are: only targets move.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from endomatch_ros.matching.coarse import CoarseMatches
+from endomatch_ros.matching.dense_flow import dense_flow, finest_level
 from endomatch_ros.matching.features import FrameFeatures, Window
-from endomatch_ros.matching.flow_field import FlowField
+from endomatch_ros.matching.flow_field import FlowField, bilinear
 from endomatch_ros.matching.mask import lookup
 
-_LK_WINDOW = 35  # pixels at source resolution
-_LARGEST_CORRECTION = 0.75  # descriptor cells; chosen on validation scenes, where it tells wrong targets best
+# Chosen on validation frames. In descriptor cells: the coarse flow is right to a fraction of one, the corrected flow to
+# a smaller one; a larger correction is a jump to similar texture.
+_LARGEST_FIRST = 0.75
+_LARGEST_LAST = 0.5
+_FIRST_FORWARD_BACKWARD_PX = 1.0
+_TRACK_WEIGHT = 4.0  # of a point found in the first pass, against a coarse match
+_TRACK_SIGMA = 1.5  # nodes; found points allow a field that bends more than coarse matches do
 MIN_COARSE = 8  # fewer coarse matches than this say nothing about the motion
-
-
-def detect(features: FrameFeatures, count: int, taken: NDArray[np.floating] | None = None) -> NDArray[np.float32]:
-    """Up to ``count`` well-textured points ``(N, 2)`` in source pixels, spread over the usable view.
-
-    Args:
-        features: the frame.
-        count: most points wanted.
-        taken: ``(M, 2)`` points that exist already; new ones keep the same distance from them as from each other.
-    """
-    w = features.window
-    mask = features.usable[w.area].astype(np.uint8)
-    if count <= 0 or not mask.any():
-        return np.zeros((0, 2), np.float32)
-    distance = _spacing(features, count + (0 if taken is None else len(taken)))
-    if taken is not None and len(taken):
-        spots = np.zeros_like(mask)
-        x, y = np.round(taken - np.array([w.x, w.y])).astype(int).T
-        inside = (x >= 0) & (y >= 0) & (x < w.width) & (y < w.height)
-        spots[y[inside], x[inside]] = 1
-        side = 2 * int(distance) + 1
-        mask[cv2.dilate(spots, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))) > 0] = 0
-    corners = cv2.goodFeaturesToTrack(features.normalised, count, 0.005, distance, mask=mask, blockSize=9)
-    if corners is None:
-        return np.zeros((0, 2), np.float32)
-    return corners.reshape(-1, 2).astype(np.float32) + np.array([w.x, w.y], np.float32)
-
-
-def thin(features: FrameFeatures, points: NDArray[np.floating], total: int) -> NDArray[np.intp]:
-    """Positions of the points to keep where they crowd: the first of each square cell, ascending.
-
-    Tracks run together when the scope withdraws; left alone they would use up all points and leave the rest of the view
-    bare.
-
-    Args:
-        features: the frame.
-        points: ``(N, 2)`` source pixels, the most valuable first.
-        total: number of points wanted over the whole view, which sets the size of the cells.
-    """
-    cells = np.floor(points / _spacing(features, total)).astype(np.int64)
-    return np.sort(np.unique(cells, axis=0, return_index=True)[1])
-
-
-def _spacing(features: FrameFeatures, total: int) -> float:
-    """Distance in source pixels at which about twice ``total`` points fit the view: corners do not lie evenly."""
-    return max(3.0, 0.6 * float(np.sqrt(np.count_nonzero(features.usable) / max(1, total))))
 
 
 def coarse_field(coarse: CoarseMatches, features: FrameFeatures) -> FlowField:
     """Smooth flow over the reference's window from its coarse matches, nodes two descriptor cells apart."""
     w = features.window
-    spacing = 2 * int(features.cell_px) + 1
     return FlowField(
-        coarse.points0 - np.array([w.x, w.y]),
+        coarse.points0 - _origin(w),
         coarse.points1 - coarse.points0,
         (w.width, w.height),
-        spacing,
+        _spacing(features),
         tolerance=features.cell_px,
     )
 
@@ -101,38 +64,79 @@ def refine(
     """
     if len(points) == 0 or len(coarse.points0) < MIN_COARSE:
         return points.copy(), np.zeros(len(points), bool)
-    window0, window1 = features0.window, features1.window
-    origin = np.array([window0.x, window0.y], np.float32)
+    level = finest_level(max(features0.window.width, features0.window.height))
+    first = _pass(features0, features1, points, coarse_field(coarse, features0), level + 1)
+    good = first.within(_FIRST_FORWARD_BACKWARD_PX, _LARGEST_FIRST * features0.cell_px)
+    good = _agree(points, first.targets, good, features0)
+    field = _corrected(coarse, points[good], first.targets[good], features0)
+    last = _pass(features0, features1, points, field, level)
+    good = last.within(forward_backward_px, _LARGEST_LAST * features0.cell_px)
+    good &= lookup(features1.usable, last.targets)
+    return last.targets, _agree(points, last.targets, good, features0)
+
+
+@dataclass(frozen=True, eq=False)
+class _Pass:
+    """Points followed through one warp: ``targets`` ``(N, 2)`` source pixels, and how far each can be believed.
+
+    Attributes:
+        targets: where the points went.
+        there_and_back: ``(N,)`` px between a point and its way there and back.
+        correction: ``(N,)`` px that the flow field was wrong by.
+        inside: ``(N,)`` bool, the current frame's window has pixels there.
+    """
+
+    targets: NDArray[np.float32]
+    there_and_back: NDArray[np.float64]
+    correction: NDArray[np.float64]
+    inside: NDArray[np.bool_]
+
+    def within(self, there_and_back: float, correction: float) -> NDArray[np.bool_]:
+        """``(N,)`` bool, points that keep both limits."""
+        return self.inside & (self.there_and_back < there_and_back) & (self.correction < correction)
+
+
+def _pass(
+    features0: FrameFeatures, features1: FrameFeatures, points: NDArray[np.float32], field: FlowField, level: int
+) -> _Pass:
+    """Warp the current frame by ``field`` and find what is left."""
+    w = features0.window
+    origin = _origin(w)
     local = points - origin
-    field = coarse_field(coarse, features0)
-    warped, inside = _warp(features1, window1, field.dense(window0.width, window0.height), origin)
-    found, ok_forward = _lucas_kanade(features0.normalised, warped, local)
-    back, ok_backward = _lucas_kanade(warped, features0.normalised, found)
-    good = ok_forward & ok_backward
-    good &= np.linalg.norm(back - local, axis=1) < forward_backward_px
-    # The coarse flow is right to a fraction of a cell; a larger correction is a jump to similar texture.
-    good &= np.linalg.norm(found - local, axis=1) < _LARGEST_CORRECTION * features0.cell_px
-    good &= lookup(inside, found)
-    targets = (found + field(found) + origin).astype(np.float32)
-    good &= lookup(features1.usable, targets)
-    return targets, _agree(points, targets, good, features0)
-
-
-def _lucas_kanade(
-    image0: NDArray[np.uint8], image1: NDArray[np.uint8], points: NDArray[np.float32]
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """``points`` ``(N, 2)`` of image 0 in image 1, and which of them could be followed."""
-    found, status, _ = cv2.calcOpticalFlowPyrLK(
-        image0,
-        image1,
-        points[:, None],
-        None,  # type: ignore[call-overload]  # OpenCV's stubs do not know that the guess is optional
-        winSize=(_LK_WINDOW, _LK_WINDOW),
-        maxLevel=2,
-        criteria=(cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 20, 0.01),
-        minEigThreshold=1e-4,
+    warped, inside = _warp(features1, features1.window, field.dense(w.width, w.height), origin)
+    step = bilinear(dense_flow(features0.normalised, warped, level), local)
+    found = local + step
+    back = found + bilinear(dense_flow(warped, features0.normalised, level), found)
+    return _Pass(
+        targets=(found + field(found) + origin).astype(np.float32),
+        there_and_back=np.linalg.norm(back - local, axis=1),
+        correction=np.linalg.norm(step, axis=1),
+        inside=lookup(inside, found),
     )
-    return np.asarray(found, np.float32)[:, 0], np.asarray(status)[:, 0] > 0
+
+
+def _corrected(
+    coarse: CoarseMatches, points: NDArray[np.float32], targets: NDArray[np.float32], features: FrameFeatures
+) -> FlowField:
+    """The flow field of coarse matches and of points that have been found already."""
+    w = features.window
+    return FlowField(
+        np.concatenate([points, coarse.points0]) - _origin(w),
+        np.concatenate([targets - points, coarse.points1 - coarse.points0]),
+        (w.width, w.height),
+        _spacing(features),
+        sigma=_TRACK_SIGMA,
+        tolerance=0.5 * features.cell_px,
+        weights=np.concatenate([np.full(len(points), _TRACK_WEIGHT), np.ones(len(coarse.points0))]),
+    )
+
+
+def _origin(window: Window) -> NDArray[np.float32]:
+    return np.array([window.x, window.y], np.float32)
+
+
+def _spacing(features: FrameFeatures) -> int:
+    return 2 * int(features.cell_px) + 1
 
 
 def _warp(
@@ -155,10 +159,9 @@ def _agree(
     if good.sum() < MIN_COARSE:
         return np.zeros_like(good)
     w = features.window
-    origin = np.array([w.x, w.y], np.float32)
     spacing = max(w.width, w.height) / 24.0
     flow = targets[good] - points[good]
-    field = FlowField(points[good] - origin, flow, (w.width, w.height), spacing, sigma=1.5, tolerance=2.0)
+    field = FlowField(points[good] - _origin(w), flow, (w.width, w.height), spacing, sigma=1.5, tolerance=2.0)
     # Neighbours differ more where the motion is larger: parallax and deformation grow with it.
     limit = np.maximum(3.0, 3.0 * np.median(field.residual)) + 0.1 * np.linalg.norm(flow, axis=1)
     out = good.copy()

@@ -8,6 +8,9 @@ from typing import Any, Literal
 from endomatch_ros.errors import CheckpointError, ConfigError
 
 
+_NEWER = {"max_keypoints", "forward_backward_px"}  # not in the first checkpoints
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """Architecture of a matcher network; stored beside the weights in every checkpoint.
@@ -20,8 +23,11 @@ class ModelConfig:
         stem_channels: channels of the convolutional stem that feeds the fine map.
         fine_dim: length of a fine descriptor; 0 for a model without fine branch (tokens only).
         normalisation: ``imagenet`` mean and deviation, or ``standardise`` each image over its view.
-        resolution: long side in pixels of the view as the network sees it, unless the caller says otherwise.
-        similarity_threshold: default least cosine similarity of a match, chosen on validation data.
+        resolution: long side in pixels of the view as the network sees it. This and what follows is the model's
+            operating point, chosen on validation data; a caller may say otherwise.
+        similarity_threshold: least cosine similarity of a match, 0 to 1.
+        max_keypoints: most matches of a pair.
+        forward_backward_px: largest distance in source pixels between a point and its way there and back.
     """
 
     backbone: str = "compact"
@@ -34,6 +40,8 @@ class ModelConfig:
     normalisation: Literal["imagenet", "standardise"] = "standardise"
     resolution: int = 512
     similarity_threshold: float = 0.5
+    max_keypoints: int = 6000
+    forward_backward_px: float = 1.0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionary, the inverse of :meth:`from_dict`."""
@@ -41,10 +49,14 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
-        """Build from a checkpoint's metadata; raises :class:`CheckpointError` on unknown or missing keys."""
+        """Build from a checkpoint's metadata; raises :class:`CheckpointError` on unknown or missing keys.
+
+        Only the operating point may be missing in part: an older checkpoint gets today's defaults.
+        """
         known = {f.name for f in fields(cls)}
-        if set(values) != known:
-            odd = ", ".join(sorted(set(values) ^ known))
+        missing = known - set(values) - _NEWER
+        if set(values) - known or missing:
+            odd = ", ".join(sorted((set(values) - known) | missing))
             raise CheckpointError(
                 f"the checkpoint's model config differs from this version's in: {odd}; retrain or update"
             )

@@ -1,0 +1,55 @@
+"""Which points of a frame to match: corners spread over the usable view, and tracks thinned where they crowd."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from endomatch_ros.matching.features import FrameFeatures
+
+
+def detect(features: FrameFeatures, count: int, taken: NDArray[np.floating] | None = None) -> NDArray[np.float32]:
+    """Up to ``count`` well-textured points ``(N, 2)`` in source pixels, spread over the usable view.
+
+    Args:
+        features: the frame.
+        count: most points wanted.
+        taken: ``(M, 2)`` points that exist already; new ones keep the same distance from them as from each other.
+    """
+    w = features.window
+    mask = features.usable[w.area].astype(np.uint8)
+    if count <= 0 or not mask.any():
+        return np.zeros((0, 2), np.float32)
+    distance = _spacing(features, count + (0 if taken is None else len(taken)))
+    if taken is not None and len(taken):
+        spots = np.zeros_like(mask)
+        x, y = np.round(taken - np.array([w.x, w.y])).astype(int).T
+        inside = (x >= 0) & (y >= 0) & (x < w.width) & (y < w.height)
+        spots[y[inside], x[inside]] = 1
+        side = 2 * int(distance) + 1
+        mask[cv2.dilate(spots, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))) > 0] = 0
+    corners = cv2.goodFeaturesToTrack(features.normalised, count, 0.005, distance, mask=mask, blockSize=9)
+    if corners is None:
+        return np.zeros((0, 2), np.float32)
+    return corners.reshape(-1, 2).astype(np.float32) + np.array([w.x, w.y], np.float32)
+
+
+def thin(features: FrameFeatures, points: NDArray[np.floating], total: int) -> NDArray[np.intp]:
+    """Positions of the points to keep where they crowd: the first of each square cell, ascending.
+
+    Tracks run together when the scope withdraws; left alone they would use up all points and leave the rest of the view
+    bare.
+
+    Args:
+        features: the frame.
+        points: ``(N, 2)`` source pixels, the most valuable first.
+        total: number of points wanted over the whole view, which sets the size of the cells.
+    """
+    cells = np.floor(points / _spacing(features, total)).astype(np.int64)
+    return np.sort(np.unique(cells, axis=0, return_index=True)[1])
+
+
+def _spacing(features: FrameFeatures, total: int) -> float:
+    """Distance in source pixels at which some four times ``total`` points fit the view: corners do not lie evenly."""
+    return max(3.0, 0.5 * float(np.sqrt(np.count_nonzero(features.usable) / max(1, total))))
