@@ -9,9 +9,10 @@ from endomatch_ros.data.synthetic import SceneConfig, SyntheticEndoscope
 from endomatch_ros.matching import Matcher
 from endomatch_ros.matching.coarse import CoarseMatches
 from endomatch_ros.matching.dense_flow import dense_flow, finest_level
+from endomatch_ros.matching.features import FrameFeatures, Window
 from endomatch_ros.matching.flow_field import FlowField, bilinear
 from endomatch_ros.matching.keypoints import detect
-from endomatch_ros.matching.refinement import refine
+from endomatch_ros.matching.refinement import _agree, _Pass, refine
 
 RNG = np.random.default_rng(11)
 
@@ -130,6 +131,35 @@ def test_a_smaller_forward_backward_limit_keeps_fewer_and_better_points(pair):
     assert (strict < 1).mean() > (loose < 1).mean()
 
 
+def test_a_zoomed_texture_with_shifted_coarse_matches_against_the_closed_form():
+    image = texture(400, 400, sigma=2.5)
+    zoom = np.array([[1.25, 0, -50], [0, 1.25, -50]])
+    moved = cv2.warpAffine(image, zoom, (400, 400), flags=cv2.INTER_CUBIC)
+    everywhere = np.ones((400, 400), bool)
+    frames = [
+        FrameFeatures(
+            image=np.repeat(picture[..., None], 3, axis=2),
+            usable=everywhere,
+            view=everywhere,
+            window=Window(0, 0, 400, 400, 256, 256),
+            descriptors=torch.zeros(1, 32, 32),
+            cell=8.0,
+            temperature=0.1,
+        )
+        for picture in (image, moved)
+    ]
+    ys, xs = np.mgrid[48:353:16, 48:353:16]
+    grid = np.column_stack([xs.ravel(), ys.ravel()]).astype(np.float64)
+    points = RNG.uniform(80, 320, (300, 2)).astype(np.float32)
+    # All coarse matches are off: what the flow finds must be added where it was found, not where it started.
+    coarse = CoarseMatches(grid, grid @ zoom[:, :2].T + zoom[:, 2] + [4, -3], np.ones(len(grid), np.float32))
+    targets, good = refine(*frames, points, coarse, 1.0)
+    error = np.linalg.norm(targets - (points @ zoom[:, :2].T + zoom[:, 2]), axis=1)[good]
+    assert good.mean() > 0.9
+    assert np.median(error) < 0.25
+    assert np.percentile(error, 90) < 0.6
+
+
 def test_points_of_another_scene_are_refused(pair):
     features, coarse, _ = pair
     other = SyntheticEndoscope(SceneConfig(seed=10020, kind="tunnel", width=640, height=512)).render(0.3)
@@ -146,3 +176,26 @@ def test_too_few_coarse_matches_give_nothing(pair):
     targets, good = refine(*features, points, few, 1.0)
     assert not good.any()
     assert torch.equal(torch.from_numpy(targets), torch.from_numpy(points))
+
+
+def test_each_limit_of_a_pass_refuses_on_its_own():
+    there_and_back, correction = np.array([0.1, 0.9, 0.1, 0.1]), np.array([1.0, 1.0, 4.0, 1.0])
+    inside = np.array([True, True, True, False])
+    found = _Pass(np.zeros((4, 2), np.float32), there_and_back, correction, inside)
+    assert found.within(0.5, 3.0).tolist() == [True, False, False, False]
+    assert found.within(1.0, 5.0).tolist() == [True, True, True, False]
+
+
+def test_a_match_against_the_motion_of_its_neighbours_is_refused(pair):
+    features = pair[0][0]
+    w = features.window
+    points = RNG.uniform([w.x, w.y], [w.x + w.width, w.y + w.height], (600, 2)).astype(np.float32)
+    targets = points + np.float32([12, -5]) + 0.02 * points
+    wrong = np.arange(600) % 30 == 0
+    targets[wrong] += np.float32([25, 25])
+    kept = _agree(points, targets, np.ones(600, bool), features)
+    assert not kept[wrong].any()
+    assert kept[~wrong].mean() > 0.97
+    # What was refused before stays refused, and does not count as a neighbour.
+    assert not _agree(points, targets, wrong, features)[~wrong].any()
+    assert not _agree(points, targets, np.arange(600) < 5, features).any()
