@@ -53,8 +53,9 @@ setup(
         "huggingface_hub>=0.23",  # timm brings it
         "matplotlib>=3.8",
         "numpy>=1.24",
-        # Headless: a robot or a server has no libGL, and nothing here opens a window.
-        "opencv-python-headless>=4.8",
+        # Headless: a robot or a server has no libGL, and nothing here opens a window. Since OpenCV 5 AKAZE is among
+        # the contributed modules.
+        "opencv-contrib-python-headless>=4.8",
         "pillow>=10.0",
         "pyyaml>=6.0",
         "rich>=13.0",
@@ -67,6 +68,7 @@ setup(
         "ros": ROS_WHEELS,
         "train": ["jsonargparse[signatures]>=4.49", "lightning>=2.4", "tensorboard>=2.14"],
         "mono": ["transformers>=4.45"],  # depth from a monocular network, in training
+        "evaluate": ["kornia>=0.9; python_version >= '3.11'"],  # learned matchers to compare with
         "test": ["packaging", "pytest>=7.4", "scipy>=1.10"],  # colcon test runs pytest only where this extra names it
         "lint": ["mypy>=1.11", "ruff>=0.6", "types-PyYAML"],
     },

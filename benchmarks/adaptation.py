@@ -27,7 +27,9 @@ import torch
 
 from endomatch_ros.data.frames import FrameSequence
 from endomatch_ros.data.sources import open_sequence
-from endomatch_ros.evaluation.run import evaluate, pairs_with_gap, summarise
+from endomatch_ros.evaluation.methods import NamedMethod
+from endomatch_ros.evaluation.run import evaluate, pairs_with_gap
+from endomatch_ros.evaluation.score import summarise
 from endomatch_ros.evaluation.truth import pair_truth
 from endomatch_ros.matching import Matcher
 from endomatch_ros.matching.mask import without_rim
@@ -83,7 +85,7 @@ def measure(args: argparse.Namespace, models: dict[int, dict[str, Path]], refine
     for paths in models.values():
         for when, path in paths.items():
             matcher = Matcher.from_pretrained(path, backbone_weights=weights(args.options), refinement=refinement)
-            for row in summarise(evaluate(sequence, {when: matcher.match}, GAPS, max_pairs=12)):
+            for row in summarise(evaluate(sequence, [NamedMethod(when, matcher.match)], GAPS, max_pairs=12)):
                 values = [row.matches, row.precision[1.0], row.precision[3.0], row.pck[3.0], row.pck[5.0]]
                 values += landmark_pck(matcher, sequence, row.gap)
                 found.setdefault((row.gap, when), []).append([float(v) for v in values])

@@ -77,6 +77,12 @@ def test_intrinsics_may_differ_by_frame(folder: Path) -> None:
     assert SfmSequence(folder).camera(1).matrix[1, 1] == 61
 
 
+@pytest.mark.parametrize("text", ["50 31 24", "9 9 9 50 31 24"])
+def test_one_focal_length_serves_both_axes(folder: Path, text: str) -> None:
+    (folder / "camera_intrinsics_per_view").write_text(text)
+    np.testing.assert_array_equal(SfmSequence(folder).camera(1).matrix, [[50, 0, 31], [0, 50, 24], [0, 0, 1]])
+
+
 @pytest.mark.parametrize("name", ["undistorted_mask.bmp", "camera_intrinsics_per_view", "motion.yaml", "structure.ply"])
 def test_a_missing_file_is_named(folder: Path, name: str) -> None:
     (folder / name).unlink()
@@ -87,7 +93,7 @@ def test_a_missing_file_is_named(folder: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("camera_intrinsics_per_view", "50\n51\n31\n"),
+        ("camera_intrinsics_per_view", "50\n51\n31\n24\n1\n"),
         ("camera_intrinsics_per_view", "fx\n51\n31\n24\n"),
         ("motion.yaml", "poses[]: 3"),
         ("motion.yaml", "{unclosed"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -14,13 +15,16 @@ from rich.console import Console
 
 from endomatch_ros.cli import main as cli
 from endomatch_ros.data.frames import Frame
-from endomatch_ros.data.sources import CompletedSequence, SubSequence, open_sequence
+from endomatch_ros.data.sources import open_sequence
 from endomatch_ros.data.synthetic import SceneConfig, SyntheticEndoscope, SyntheticSequence
 from endomatch_ros.errors import ConfigError, DataError
+from endomatch_ros.evaluation import run
 from endomatch_ros.evaluation.baselines import BASELINES, identity
+from endomatch_ros.evaluation.methods import NamedMethod
+from endomatch_ros.evaluation.predictions import Predictor
 from endomatch_ros.evaluation.report import NOTES, markdown, print_table, write_report
-from endomatch_ros.evaluation.run import evaluate, pairs_with_gap, run_evaluation, summarise
-from endomatch_ros.evaluation.truth import pair_truth
+from endomatch_ros.evaluation.run import evaluate, pairs_with_gap, run_evaluation
+from endomatch_ros.evaluation.score import summarise
 from endomatch_ros.geometry.camera import Camera
 from endomatch_ros.matching.types import Matches
 
@@ -56,10 +60,14 @@ def method_with(offsets: list[tuple[float, float]]) -> object:
     return method
 
 
+def named(methods: dict[str, object]) -> list[NamedMethod]:
+    return [NamedMethod(name, method) for name, method in methods.items()]
+
+
 def test_figures_of_a_motion_that_is_known() -> None:
     # Sideways motion has horizontal epipolar lines: the error is the difference in y.
     methods = {"made up": method_with([(-4, 0), (-4, 0.5), (9, 2), (-4, 4), (0, 10.5)]), "silent": method_with([])}
-    rows = summarise(evaluate(Sideways(), methods, [1, 2], max_pairs=3))
+    rows = summarise(evaluate(Sideways(), named(methods), [1, 2], max_pairs=3))
     assert [(row.gap, row.method, row.pairs) for row in rows] == [
         (1, "made up", 3),
         (1, "silent", 3),
@@ -73,6 +81,10 @@ def test_figures_of_a_motion_that_is_known() -> None:
     assert row.epipolar_mean == pytest.approx(17 / 5)
     assert row.epipolar_median == pytest.approx(2)
     assert row.pose_error_median == 180  # five matches give no pose
+    assert row.pose_auc == {5: 0, 10: 0, 20: 0}
+    assert row.match_flow == pytest.approx(np.median([4, np.hypot(4, 0.5), np.hypot(9, 2), np.hypot(4, 4), 10.5]))
+    assert row.precision_curve[0.5] == pytest.approx(0.4)
+    assert row.precision_curve[0.25] == pytest.approx(0.2)
     assert np.isnan(row.pck[5])
     assert row.landmarks == 0
     assert silent.precision == {1: 0, 3: 0, 5: 0}
@@ -84,10 +96,53 @@ def test_frames_without_poses_give_counts_only() -> None:
         def __getitem__(self, position: int) -> Frame:
             return Frame(super().__getitem__(position).image, 0.0, position)
 
-    (row,) = summarise(evaluate(Blind(), {"made up": method_with([(1, 1)] * 9)}, [1]))
+    (row,) = summarise(evaluate(Blind(), named({"made up": method_with([(1, 1)] * 9)}), [1]))
     assert row.matches == 9
     assert np.isnan(row.precision[3])
     assert np.isnan(row.pose_error_median)
+
+
+class Damaged(Sideways):
+    """Frames 0 and 3 cannot be read."""
+
+    def __getitem__(self, position: int) -> Frame:
+        if position in (0, 3):
+            raise DataError(f"frame {position} is damaged")
+        return super().__getitem__(position)
+
+
+def test_a_damaged_frame_costs_its_pairs_and_no_more(caplog: pytest.LogCaptureFixture) -> None:
+    scores = evaluate(Damaged(), named({"made up": method_with([(-4, 0)])}), [1, 2, 3])
+    assert [(s.prediction.gap, *s.prediction.positions) for s in scores] == [
+        (1, 1, 2),
+        (1, 4, 5),
+        (2, 2, 4),
+        (3, 1, 4),
+        (3, 2, 5),
+    ]
+    assert caplog.text.count("left out") == 2  # frames
+    assert "frame 3 is damaged" in caplog.text
+
+
+def test_a_pair_is_matched_before_its_truth_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    events = []
+    method = method_with([(-4, 0)])
+    truth = run.pair_truth
+    monkeypatch.setattr(run, "pair_truth", lambda *args: (events.append("truth"), truth(*args))[1])
+    spy = NamedMethod("spy", lambda *args: (events.append("method"), method(*args))[1])
+    evaluate(Sideways(), [spy], [1], max_pairs=3)
+    assert events == ["method", *["method", "truth"] * 3]  # the first call does not count
+
+
+def test_figures_come_from_the_cache(tmp_path: Path) -> None:
+    method = NamedMethod("made up", method_with([(-4, 0.5), (-4, 9)]), "made up")
+    scores = evaluate(Sideways(), [method], [1, 2], 2, Predictor(tmp_path))
+    silent = NamedMethod("silent", method_with([]), "made up")
+    predictor = Predictor(tmp_path)
+    again = evaluate(Sideways(), [silent], [1, 2], 2, predictor)
+    assert (predictor.computed, predictor.reused) == (0, 4)
+    expected = [replace(row, method="silent") for row in summarise(scores)]
+    assert repr(summarise(again)) == repr(expected)  # NaN is like NaN
 
 
 def test_a_still_camera_has_no_epipolar_truth() -> None:
@@ -95,31 +150,13 @@ def test_a_still_camera_has_no_epipolar_truth() -> None:
         def __getitem__(self, position: int) -> Frame:
             return super().__getitem__(0)
 
-    (row,) = summarise(evaluate(Still(), {"identity": identity}, [1]))
+    (row,) = summarise(evaluate(Still(), named({"identity": identity}), [1]))
     assert np.isnan(row.precision[3])
 
 
 @pytest.fixture(scope="module")
 def scene() -> SyntheticSequence:
     return SyntheticSequence(SyntheticEndoscope(SceneConfig(seed=5, width=160, height=128)), count=12, rate=6)
-
-
-def test_synthetic_truth_is_consistent(scene: SyntheticSequence) -> None:
-    frame0, frame1 = scene[0], scene[6]
-    truth = pair_truth(scene, 0, 6, frame0, frame1)
-    assert len(truth.landmarks) > 10
-    assert truth.flow > 1
-    lines = cv2.computeCorrespondEpilines(truth.landmarks[:, None], 1, truth.fundamental).reshape(-1, 3)
-    distance = np.abs((lines[:, :2] * truth.targets).sum(axis=1) + lines[:, 2])
-    assert distance.max() < 1e-3
-
-
-def test_a_part_of_a_sequence_has_the_truth_of_the_whole(scene: SyntheticSequence) -> None:
-    part = CompletedSequence(SubSequence(scene, 3, 10))
-    whole, cut = pair_truth(scene, 4, 9, scene[4], scene[9]), pair_truth(part, 1, 6, part[1], part[6])
-    np.testing.assert_array_equal(cut.landmarks, whole.landmarks)
-    np.testing.assert_array_equal(cut.targets, whole.targets)
-    np.testing.assert_array_equal(cut.fundamental, whole.fundamental)
 
 
 def test_an_oracle_is_perfect_on_the_synthetic_scene_and_identity_is_not(scene: SyntheticSequence) -> None:
@@ -134,7 +171,7 @@ def test_an_oracle_is_perfect_on_the_synthetic_scene_and_identity_is_not(scene: 
         )
         return moved.select(visible)
 
-    best, still = summarise(evaluate(scene, {"oracle": oracle, "identity": identity}, [6], max_pairs=2))
+    best, still = summarise(evaluate(scene, named({"oracle": oracle, "identity": identity}), [6], max_pairs=2))
     assert best.precision[1] == best.pck[1] == 1
     assert best.end_point_mean < 0.01
     assert best.landmarks_measured == best.landmarks > 20
@@ -142,11 +179,15 @@ def test_an_oracle_is_perfect_on_the_synthetic_scene_and_identity_is_not(scene: 
     assert still.pck[1] < 0.5
     assert still.end_point_mean == pytest.approx(still.flow, rel=0.7)
     assert still.pose_error_median == 180
+    assert best.pose_auc[20] > 0.8
+    assert still.pose_auc[20] == 0
+    assert best.match_flow > 1
+    assert still.match_flow == 0
 
 
 def test_real_recording_ranks_klt_above_identity(sinus: Path) -> None:
     methods = {name: BASELINES[name] for name in ("identity", "klt")}
-    still, tracked = summarise(evaluate(open_sequence(str(sinus)), methods, [5], max_pairs=2))
+    still, tracked = summarise(evaluate(open_sequence(str(sinus)), named(methods), [5], max_pairs=2))
     assert tracked.precision[3] > still.precision[3]
     assert tracked.pck[5] > 0.7 > 0.3 > still.pck[5]
     assert 0 < tracked.landmarks_measured < tracked.landmarks == still.landmarks
@@ -166,11 +207,11 @@ def test_pairs_are_spread_over_the_sequence(length: int, gap: int, limit: int) -
 @pytest.mark.parametrize("gap", [0, -1, 6])
 def test_impossible_gaps_are_refused(gap: int) -> None:
     with pytest.raises(ConfigError, match=f"gap {gap}"):
-        evaluate(Sideways(), {"identity": identity}, [gap])
+        evaluate(Sideways(), named({"identity": identity}), [gap])
 
 
 def test_reports_say_the_same_and_json_has_no_nan(tmp_path: Path) -> None:
-    rows = summarise(evaluate(Sideways(), {"made up": method_with([(-4, 0.5)])}, [1]))
+    rows = summarise(evaluate(Sideways(), named({"made up": method_with([(-4, 0.5)])}), [1]))
     stream = io.StringIO()
     print_table(rows, Console(file=stream))
     assert "made up" in stream.getvalue()
@@ -186,10 +227,22 @@ def test_reports_say_the_same_and_json_has_no_nan(tmp_path: Path) -> None:
 
 def test_command_line_writes_a_report(sinus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--data", str(sinus), "--methods", "identity", "--gaps", "1", "--max-pairs", "1"]
+    arguments += ["--cache", str(tmp_path / "cache")]
     assert cli(["evaluate", *arguments, "--output", str(tmp_path / "out")]) == 0
     assert "identity" in capsys.readouterr().out
     assert (tmp_path / "out" / "evaluation.md").is_file()
-    assert (tmp_path / "out" / "evaluation.json").is_file()
+    first = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+    assert cli(["evaluate", *arguments, "--output", str(tmp_path / "again")]) == 0
+    again = json.loads((tmp_path / "again" / "evaluation.json").read_text())
+    assert again["rows"] == first["rows"]  # times too
+    assert first["about"]["predictions"] == "1, 0 of them from the cache"
+    assert again["about"]["predictions"].startswith("1, 1 of them from the cache")
+    assert cli(["evaluate", *arguments, "--fresh", "--output", str(tmp_path / "fresh")]) == 0
+    fresh = json.loads((tmp_path / "fresh" / "evaluation.json").read_text())
+    assert fresh["about"]["predictions"] == first["about"]["predictions"]
+    assert fresh["rows"][0]["time_p50"] != first["rows"][0]["time_p50"]
+    assert fresh["rows"][0]["precision"] == first["rows"][0]["precision"]
 
 
 def test_command_line_measures_the_frames_that_it_is_told_to(
@@ -198,7 +251,8 @@ def test_command_line_measures_the_frames_that_it_is_told_to(
     for k in range(9):
         noise = np.random.default_rng(k).integers(0, 255, (96, 128, 3), np.uint8)
         cv2.imwrite(str(tmp_path / f"{k}.png"), noise)
-    arguments = ["evaluate", "--data", str(tmp_path), "--methods", "identity", "--gaps"]
+    cache = ["--cache", str(tmp_path / "cache")]
+    arguments = ["evaluate", "--data", str(tmp_path), *cache, "--methods", "identity", "--gaps"]
     assert cli([*arguments, "3", "--frames", "5:", "--output", str(tmp_path / "out")]) == 0
     content = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert content["about"]["frames"] == "5:"
@@ -211,6 +265,54 @@ def test_command_line_measures_the_frames_that_it_is_told_to(
     assert "START:STOP" in capsys.readouterr().err
     assert cli([*arguments, "1", "--rate", "0"]) == 2
     assert "rate 0" in capsys.readouterr().err
+
+
+def write_pictures(folder: Path, count: int) -> None:
+    folder.mkdir()
+    for k in range(count):
+        cv2.imwrite(str(folder / f"{k}.png"), np.random.default_rng(k).integers(0, 255, (96, 128, 3), np.uint8))
+
+
+def test_recordings_too_short_for_a_gap_are_left_out_there(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name, count in (("long", 5), ("short", 3), ("single", 1)):
+        write_pictures(tmp_path / name, count)
+    data = [str(tmp_path / name) for name in ("long", "short", "single", "long")]  # named twice, measured once
+    rows = run_evaluation(data, ["identity"], [1, 3, 1], output=tmp_path / "out")
+    assert [(row.gap, row.pairs) for row in rows] == [(1, 4 + 2), (3, 2)]
+    about = json.loads((tmp_path / "out" / "evaluation.json").read_text())["about"]
+    expected = ["1 of 3 recordings, too short for gap 1", "2 of 3 recordings, too short for gap 3"]
+    assert about["left out"] == expected
+    assert all(line in caplog.text for line in expected)
+    with pytest.raises(ConfigError, match="gap 5: a sequence of 5 frames has gaps 1 to 4"):
+        run_evaluation(data, ["identity"], [1, 5])
+
+
+def test_nothing_that_can_be_read_is_an_error(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "a", 2)
+    (tmp_path / "a" / "1.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match="no pair of frames"):
+        run_evaluation(str(tmp_path / "a"), ["identity"], [1])
+
+
+def test_several_models_in_one_run(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "a", 2)
+    names = ["endomatch", "endomatch:refinement=none,max_keypoints=50"]
+    rows = run_evaluation(str(tmp_path / "a"), names, [1], tmp_path / "out", device="cpu", cache=tmp_path / "cache")
+    assert [row.method for row in rows] == names
+    assert rows[1].matches <= 50
+    about = json.loads((tmp_path / "out" / "evaluation.json").read_text())["about"]
+    assert about["endomatch"]["refinement"] == "photometric"
+    assert about[names[1]]["max_keypoints"] == 50
+    assert about["endomatch"]["sha256"] == about[names[1]]["sha256"]
+
+
+def test_help_names_methods_settings_and_protocols(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli(["evaluate", "--help"])
+    assert stop.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for part in (*BASELINES, "max_keypoints", "endomatch:[MODEL][,SETTING=VALUE]", "--unrelated", "--fresh", "scared:"):
+        assert part in text
 
 
 def test_bad_requests_are_clear_errors(tmp_path: Path) -> None:
@@ -229,4 +331,10 @@ def test_bad_requests_are_clear_errors(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="is a file"):
         run_evaluation("synthetic:1", ["identity"], [1], output=tmp_path / "file")
-    assert cli(["evaluate", "--data", str(tmp_path / "missing")]) == 2
+    with pytest.raises(ConfigError, match="unrelated -1"):
+        run_evaluation("synthetic:1", ["identity"], [1], unrelated=-1)
+    with pytest.raises(ConfigError, match="at least two scenes"):
+        run_evaluation(["synthetic:1", "synthetic:1"], ["identity"], [1], unrelated=3)
+    with pytest.raises(ConfigError, match=r"cache.*cannot be made"):
+        run_evaluation("synthetic:1", ["identity"], [1], cache=tmp_path / "file")
+    assert cli(["evaluate", "--data", str(tmp_path / "missing"), "--methods", "identity"]) == 2

@@ -63,10 +63,11 @@ def test_package_xml_names_every_ros_package_that_is_imported():
 
 
 @pytest.mark.parametrize(
-    ("folder", "extras"), [("endomatch_ros", ("train", "mono")), ("test", ("train", "mono", "test"))]
+    ("folder", "extras"),
+    [("endomatch_ros", ("train", "mono", "evaluate")), ("test", ("train", "mono", "evaluate", "test"))],
 )
 def test_setup_names_every_distribution_that_is_imported(folder: str, extras: tuple[str, ...]):
-    named = {"PIL": "pillow", "cv2": "opencv-python-headless", "yaml": "pyyaml"}
+    named = {"PIL": "pillow", "cv2": "opencv-contrib-python-headless", "yaml": "pyyaml"}
     own = {"endomatch_ros", *(file.stem for file in (ROOT / folder).glob("*.py"))}
     imported = imports_of((ROOT / folder).rglob("*.py"))
     imported -= own | from_ros(imported) | set(sys.stdlib_module_names)

@@ -4,7 +4,8 @@ The layout is that of the training data of github.com/lppllppl920/EndoscopyDepth
 
 - ``NNNNNNNN.jpg``: undistorted frames, named by their number
 - ``undistorted_mask.bmp``: bright inside the scope's view
-- ``camera_intrinsics_per_view``: fx, fy, cx, cy, one number a line, once for all frames or once for each
+- ``camera_intrinsics_per_view``: fx, fy, cx, cy, or one focal length and cx, cy (both are about), one number a line,
+  once for all frames or once for each
 - ``motion.yaml``: ``poses[k]`` of the k-th frame, camera to world, position and quaternion (x, y, z, w)
 - ``structure.ply``: the points in world coordinates, ASCII
 - ``view_indexes_per_point``: for each point a line ``-1``, then the numbers of the frames that see it
@@ -147,10 +148,14 @@ def _read_numbers(path: Path, kind: type) -> list[Any]:
 def _read_intrinsics(path: Path, frames: int) -> list[Array]:
     """One ``(3, 3)`` matrix a frame."""
     numbers = _read_numbers(path, float)
-    if len(numbers) not in (4, 4 * frames):
-        raise DataError(f"{path} holds {len(numbers)} numbers; fx, fy, cx, cy make 4, or 4 for each of {frames} frames")
-    views = np.array(numbers).reshape(-1, 4)
-    matrices = [np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1.0]]) for fx, fy, cx, cy in views]
+    width = next((n for n in (4, 3) if len(numbers) in (n, n * frames)), None)
+    if width is None:
+        raise DataError(
+            f"{path} holds {len(numbers)} numbers; fx, fy, cx, cy make 4 and f, cx, cy make 3, once or for each of "
+            f"{frames} frames"
+        )
+    views = np.array(numbers).reshape(-1, width)
+    matrices = [np.array([[view[0], 0, view[-2]], [0, view[-3], view[-1]], [0, 0, 1.0]]) for view in views]
     return matrices if len(matrices) == frames else matrices * frames
 
 

@@ -85,5 +85,33 @@ def relative_pose_errors(estimated: ArrayLike, true: ArrayLike) -> tuple[float, 
     s, t = a[:3, 3], b[:3, 3]
     if not s.any() or not t.any():
         return float(np.degrees(rotation)), float("nan")
+    s, t = s / np.abs(s).max(), t / np.abs(t).max()  # the squares of a very short translation would underflow
     direction = np.arctan2(np.linalg.norm(np.cross(s, t)), s @ t)
     return float(np.degrees(rotation)), float(np.degrees(direction))
+
+
+def pose_auc(errors: ArrayLike, limits: Sequence[float]) -> dict[float, float]:
+    """For each limit the area under the recall curve of pose errors up to it, divided by the limit: 0 to 1.
+
+    The curve runs straight from (0, 0) through (e_k, k/n), e_k the k-th smallest of n errors, and stays level behind
+    the last error below the limit. Its integral is exact. SuperGlue's definition (Sarlin et al., CVPR 2020; their
+    published code), which LightGlue and others took over, so that figures can be compared with theirs.
+
+    Args:
+        errors: ``(n,)`` degrees, not negative; a failure (no pose found) is ``inf`` or anything beyond the limits. NaN
+            is unknown and does not count.
+        limits: degrees, positive.
+
+    Returns:
+        The areas; NaN if no error is known.
+    """
+    values = np.asarray(errors, np.float64)
+    values = np.sort(values[~np.isnan(values)])
+    out = {}
+    for limit in limits:
+        inside = values[values < limit]
+        recall = np.arange(len(inside) + 1) / max(1, len(values))
+        x, y = np.array([0.0, *inside, limit]), np.append(recall, recall[-1])
+        area = float(np.diff(x) @ (y[1:] + y[:-1])) / 2
+        out[limit] = area / limit if len(values) else float("nan")
+    return out

@@ -7,10 +7,16 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from endomatch_ros.evaluation.unrelated import UnrelatedRow
+
+MIN_MATCHES = 100
+"""Mean matches a pair from which on a method's figures are compared: a handful of sure points tracks no camera."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +31,15 @@ class Row:
         coverage: mean share (0 to 1) of the view's cells with a match.
         precision: by threshold in px, share of matches within it under the true epipolar geometry.
         epipolar_mean: px, over all matches; ``epipolar_median`` likewise.
-        pck: by threshold in px, share of the measured landmarks (matches, on synthetic data) within it.
+        pck: by threshold in px, share of the measured landmarks (matches, where the truth is dense) within it.
         end_point_mean: px, of the same; ``end_point_median`` likewise.
         landmarks: positions with a known partner; ``landmarks_measured`` of them had a prediction.
         flow: mean true motion, px.
+        match_flow: median displacement of the matches, px.
         pose_error_median: degrees, larger one of rotation and translation direction.
+        pose_auc: by limit in degrees, area (0 to 1) under the curve of the share of pairs within an error up to it.
+        precision_curve: as ``precision``, at the thresholds of the curves.
+        pck_curve: as ``pck``, at the same thresholds.
         time_p50: milliseconds a pair; ``time_p95`` likewise.
     """
 
@@ -48,95 +58,196 @@ class Row:
     landmarks: int
     landmarks_measured: int
     flow: float
+    match_flow: float
     pose_error_median: float
+    pose_auc: Mapping[float, float]
+    precision_curve: Mapping[float, float]
+    pck_curve: Mapping[float, float]
     time_p50: float
     time_p95: float
 
 
-NOTES = """\
-Matches: mean a pair; min: of the pair with fewest. P@t: share of matches with an epipolar distance (mean of both
-point-to-line distances) of at most t px under the true camera motion, mean over pairs (a pair without matches counts
-0). Epi: that distance in px, mean and median over all matches. PCK@t and EPE: end-point error in px where 3D truth
-exists; on SfM data at the sparse points that both frames see, each taking the displacement of the nearest match within
-8 px (3D: points with such a match / points), on synthetic data at the matches themselves (3D: matches whose partner is
-visible / matches). Cover: share of the view's cells (16 x 16 over the image) that hold a match. Flow: mean true motion
-in px. Pose: median over pairs of the larger angle error of rotation and translation direction in degrees (180: no pose
-found). Time: ms a pair."""
+NOTES = f"""\
+Matches: mean a pair; min: of the pair with fewest. Cover: share of the view's cells (16 x 16 over the image) that hold
+a match. P@t: share of matches with an epipolar distance (mean of both point-to-line distances) of at most t px under
+the true camera motion, mean over pairs (a pair without matches counts 0). Epi: that distance in px, mean and median
+over all matches. Pose: median over pairs of the larger angle error of rotation and translation direction in degrees
+(180: no pose found); AUC@t: area under the share of pairs with such an error of at most 0 to t degrees. Flow: mean true
+motion in px; match flow: median displacement of the matches; a method that finds little of the flow measures nothing,
+however small its epipolar error. PCK@t and EPE: end-point error in px where 3D truth exists; on SfM data at the sparse
+points that both frames see, each taking the displacement of the nearest match within 8 px (3D: points with such a match
+/ points), where the truth is dense at the matches themselves (3D: matches whose partner is visible / matches). Time: ms
+a pair. Bold: the best of a gap among the methods with {MIN_MATCHES} matches a pair or more on average; never identity,
+which measures nothing."""
+
+UNRELATED_NOTES = """\
+Frames of different scenes: every match is wrong. Inliers: matches that the robust epipolar estimate of the node keeps
+nevertheless. Accepted: share of pairs with so many of them that a user would take the pair for matched; 0 is right."""
 
 
-def print_table(rows: Sequence[Row], console: Console | None = None) -> None:
-    """Show the figures in the terminal."""
+@dataclass(frozen=True)
+class _Column:
+    """A column: its heading, what it says of a row, and which figure of a gap is best, if any is.
+
+    Attributes:
+        heading: its title.
+        value: number or text.
+        digits: after the point.
+        best: ``max``, ``min`` or None where figures are not ranked.
+    """
+
+    heading: str
+    value: Callable[[Row], float | str]
+    digits: int = 0
+    best: Callable[[Sequence[float]], float] | None = None
+
+    def text(self, row: Row) -> str:
+        value = self.value(row)
+        if isinstance(value, str):
+            return value
+        return "-" if math.isnan(value) else f"{value:.{self.digits}f}"
+
+    def is_best(self, row: Row, rows: Sequence[Row]) -> bool:
+        """Whether the row's figure is the best of its gap, as printed: equal text is equally good."""
+        rivals = [other for other in rows if other.gap == row.gap and other.method != "identity"]
+        compared = [other for other in rivals if other.matches >= MIN_MATCHES]
+        values = [value for other in compared if not math.isnan(value := float(self.value(other)))] if self.best else []
+        if self.best is None or not values or len(rivals) < 2 or row not in compared:
+            return False
+        return self.text(row) == f"{self.best(values):.{self.digits}f}"
+
+
+def print_table(rows: Sequence[Row], console: Console | None = None, unrelated: Sequence[UnrelatedRow] = ()) -> None:
+    """Show the figures in the terminal: the tables of :func:`markdown`, the best of each gap in bold."""
     console = console or Console()
     if not console.is_terminal:
         console = Console(width=200, file=console.file)  # a file has no edge to wrap at
-    table = Table(caption=NOTES, caption_justify="left")
-    columns = _columns(rows)
-    for name in columns:
-        table.add_column(name, justify="left" if name == "method" else "right", no_wrap=True)
-    gap = rows[0].gap if rows else 0
-    for row in rows:
-        if row.gap != gap:
-            table.add_section()
-            gap = row.gap
-        table.add_row(*(text(row) for text in columns.values()))
-    console.print(table)
+    for title, columns in _tables(rows).items():
+        table = _empty_table(title, [column.heading for column in columns])
+        for index, row in enumerate(rows):
+            if index and row.gap != rows[index - 1].gap:
+                table.add_section()
+            table.add_row(*_cells(columns, row, rows, "[bold]{}[/bold]"))
+        console.print(table)
+    if unrelated:
+        table = _empty_table("Unrelated pairs", list(_UNRELATED))
+        for other in unrelated:
+            table.add_row(*(text(other) for text in _UNRELATED.values()))
+        console.print(table)
+    console.print("\n\n".join([NOTES, *([UNRELATED_NOTES] if unrelated else [])]), highlight=False)
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """The figures as a Markdown table."""
-    columns = _columns(rows)
-    lines = [list(columns), ["---" if name == "method" else "---:" for name in columns]]
-    lines += [[text(row) for text in columns.values()] for row in rows]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+    """The figures as Markdown tables, narrow enough to be read: epipolar geometry and pose, then 3D truth and time."""
+    parts = []
+    for title, columns in _tables(rows).items():
+        lines = [_cells(columns, row, rows, "**{}**") for row in rows]
+        parts.append(f"### {title}\n\n{_markdown_table([column.heading for column in columns], lines)}")
+    return "\n".join(parts)
 
 
-def write_report(folder: Path, rows: Sequence[Row], about: Mapping[str, Any]) -> None:
+def unrelated_markdown(rows: Sequence[UnrelatedRow]) -> str:
+    """What methods find between frames that show different scenes, as a Markdown table."""
+    return _markdown_table(list(_UNRELATED), [[text(row) for text in _UNRELATED.values()] for row in rows])
+
+
+def write_report(
+    folder: Path,
+    rows: Sequence[Row],
+    about: Mapping[str, Any],
+    unrelated: Sequence[UnrelatedRow] = (),
+    pictures: Sequence[Path] = (),
+) -> None:
     """Write ``evaluation.md`` and ``evaluation.json`` into ``folder``, which is made if need be.
+
+    The JSON file holds every field of every row, so also the full curves; unknown figures are null.
 
     Args:
         folder: where to.
         rows: the figures.
         about: what was measured with what; goes into both files.
+        unrelated: the figures of unrelated pairs, if these were measured.
+        pictures: files in ``folder`` that the document shall show.
     """
     folder.mkdir(parents=True, exist_ok=True)
     facts = "".join(f"- {name}: {_fact(value)}\n" for name, value in about.items() if value is not None)
     text = f"# Evaluation\n\n{facts}\n{markdown(rows)}\n{NOTES}\n"
+    if unrelated:
+        text += f"\n### Unrelated pairs\n\n{unrelated_markdown(unrelated)}\n{UNRELATED_NOTES}\n"
+    text += "".join(f"\n![{path.stem.replace('_', ' ')}]({path.relative_to(folder).as_posix()})\n" for path in pictures)
     (folder / "evaluation.md").write_text(text, encoding="utf-8")
     content = {"about": dict(about), "notes": NOTES, "rows": [_plain(asdict(row)) for row in rows]}
+    if unrelated:
+        content |= {"unrelated_notes": UNRELATED_NOTES, "unrelated": [_plain(asdict(row)) for row in unrelated]}
     (folder / "evaluation.json").write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def _columns(rows: Sequence[Row]) -> dict[str, Callable[[Row], str]]:
-    """Heading and text of each column."""
-    precision = list(rows[0].precision) if rows else []
-    pck = list(rows[0].pck) if rows else []
+def _tables(rows: Sequence[Row]) -> dict[str, list[_Column]]:
+    """The columns of each table by its title; what is unknown of all rows is left out."""
+    key = [_Column("gap", lambda r: r.gap), _Column("method", lambda r: r.method)]
+    first = rows[0] if rows else None
+    epipolar = [
+        _Column("pairs", lambda r: r.pairs),
+        _Column("matches", lambda r: r.matches),
+        _Column("min", lambda r: r.matches_min),
+        _Column("cover", lambda r: r.coverage, 2),
+        *_shares("P", "precision", first),
+        _Column("epi mean", lambda r: r.epipolar_mean, 2, min),
+        _Column("epi median", lambda r: r.epipolar_median, 2, min),
+        _Column("pose", lambda r: r.pose_error_median, 1, min),
+        *_shares("AUC", "pose_auc", first),
+    ]
+    points = [
+        _Column("flow", lambda r: r.flow, 1),
+        _Column("match flow", lambda r: r.match_flow, 1),
+        _Column("3D", lambda r: f"{r.landmarks_measured}/{r.landmarks}" if r.landmarks else math.nan),
+        *_shares("PCK", "pck", first),
+        _Column("EPE mean", lambda r: r.end_point_mean, 2, min),
+        _Column("EPE median", lambda r: r.end_point_median, 2, min),
+        _Column("ms p50", lambda r: r.time_p50),
+        _Column("ms p95", lambda r: r.time_p95),
+    ]
+    tables = {"Matches, epipolar error and pose": epipolar, "Motion, end-point error and time": points}
     return {
-        "gap": lambda r: str(r.gap),
-        "method": lambda r: r.method,
-        "pairs": lambda r: str(r.pairs),
-        "matches": lambda r: f"{r.matches:.0f}",
-        "min": lambda r: f"{r.matches_min}",
-        "cover": lambda r: _number(r.coverage),
-        **{f"P@{t:g}": _share("precision", t) for t in precision},
-        "epi mean": lambda r: _number(r.epipolar_mean),
-        "median": lambda r: _number(r.epipolar_median),
-        **{f"PCK@{t:g}": _share("pck", t) for t in pck},
-        "EPE mean": lambda r: _number(r.end_point_mean),
-        "EPE median": lambda r: _number(r.end_point_median),
-        "3D": lambda r: f"{r.landmarks_measured}/{r.landmarks}",
-        "flow": lambda r: _number(r.flow, 1),
-        "pose": lambda r: _number(r.pose_error_median, 1),
-        "ms p50": lambda r: f"{r.time_p50:.0f}",
-        "ms p95": lambda r: f"{r.time_p95:.0f}",
+        title: [*key, *(column for column in columns if any(column.text(row) != "-" for row in rows))]
+        for title, columns in tables.items()
     }
 
 
-def _share(name: str, threshold: float) -> Callable[[Row], str]:
-    return lambda row: _number(getattr(row, name)[threshold])
+def _shares(letter: str, name: str, first: Row | None) -> list[_Column]:
+    """A column for each threshold of a row's shares."""
+
+    def column(threshold: float) -> _Column:
+        return _Column(f"{letter}@{threshold:g}", lambda row: getattr(row, name)[threshold], 3, max)
+
+    return [] if first is None else [column(threshold) for threshold in getattr(first, name)]
 
 
-def _number(value: float, digits: int = 2) -> str:
-    return "-" if math.isnan(value) else f"{value:.{digits}f}"
+def _cells(columns: Sequence[_Column], row: Row, rows: Sequence[Row], bold: str) -> list[str]:
+    return [bold.format(c.text(row)) if c.is_best(row, rows) else c.text(row) for c in columns]
+
+
+_UNRELATED: dict[str, Callable[[UnrelatedRow], str]] = {
+    "method": lambda r: r.method,
+    "pairs": lambda r: str(r.pairs),
+    "matches mean": lambda r: f"{r.matches_mean:.0f}",
+    "max": lambda r: str(r.matches_max),
+    "inliers mean": lambda r: f"{r.inliers_mean:.0f}",
+    "inliers max": lambda r: str(r.inliers_max),
+    "accepted": lambda r: f"{r.accepted:.2f}",
+}
+
+
+def _markdown_table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    ruler = ["---" if name == "method" else "---:" for name in headings]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in [headings, ruler, *lines])
+
+
+def _empty_table(title: str, headings: Sequence[str]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for name in headings:
+        table.add_column(name, justify="left" if name == "method" else "right", no_wrap=True)
+    return table
 
 
 def _fact(value: Any) -> str:

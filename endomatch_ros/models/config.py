@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 from endomatch_ros.errors import CheckpointError, ConfigError
 
-
 _NEWER = {"max_keypoints", "forward_backward_px"}  # not in the first checkpoints
 
 

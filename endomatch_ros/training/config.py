@@ -64,6 +64,7 @@ class TrainConfig:
         validate_every: steps between validations; each writes last.ckpt.
         validation_pairs: pairs of the validation.
         patience: validations without improvement after which training stops; 0 never stops early.
+        calibrate: choose the model's similarity threshold on the validation pairs at the end.
         cache: folder for rendered scenes and prepared frames, shared by runs.
         objective: the loss.
         optimiser: step size and schedule.
@@ -93,6 +94,7 @@ class TrainConfig:
     validate_every: int = 250
     validation_pairs: int = 64
     patience: int = 10
+    calibrate: bool = True
     cache: Path = Path(".cache")
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)

@@ -41,6 +41,14 @@ class Batches(Sampler[list[int]]):
             yield list(range(first, first + self._size))
 
 
+def batches_by_source(pairs: Pairs, size: int) -> list[list[int]]:
+    """All items of ``pairs`` in batches of at most ``size``, each of one source: sources differ in image size."""
+    groups: dict[int, list[int]] = {}
+    for index in range(len(pairs)):
+        groups.setdefault(pairs.source(index), []).append(index)
+    return [group[k : k + size] for _, group in sorted(groups.items()) for k in range(0, len(group), size)]
+
+
 class TrainingData(lightning.LightningDataModule):
     """Renders and prepares what is missing (one process a machine does), then draws pairs.
 
@@ -48,14 +56,15 @@ class TrainingData(lightning.LightningDataModule):
         config: the run.
         resolution: long side of the view as the network sees it at run time, pixels.
         done: optimiser steps that an earlier, broken run has taken.
+        patch: pixels of the network's input a token stands for; the images are multiples of it.
 
     Attributes:
         summary: what was found in the recordings, a line each; filled by :meth:`setup`.
     """
 
-    def __init__(self, config: TrainConfig, resolution: int, done: int = 0) -> None:
+    def __init__(self, config: TrainConfig, resolution: int, done: int = 0, patch: int = 1) -> None:
         super().__init__()
-        self.config, self._resolution, self._done = config, resolution, done
+        self.config, self._resolution, self._done, self._patch = config, resolution, done, patch
         self._train: list[PairSource] = []
         self._validation: list[PairSource] = []
         self.summary: list[str] = []
@@ -76,15 +85,16 @@ class TrainingData(lightning.LightningDataModule):
         c, trainer = self.config, self.trainer
         rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         batches = c.max_steps * c.accumulate
-        pairs = Pairs(self._train, batches * c.batch_size * world, c.points, c.seed)
+        pairs = Pairs(self._train, batches * c.batch_size * world, c.points, c.seed, self._patch)
         rest = Batches(self._done * c.accumulate, batches, c.batch_size, rank, world)
         # Workers decode and render while the network computes; each keeps the frames that it has read.
         return DataLoader(pairs, batch_sampler=rest, num_workers=c.workers, persistent_workers=c.workers > 0)
 
     def val_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         """The same pairs at every validation, in every process."""
-        pairs = Pairs(self._validation, self.config.validation_pairs, self.config.points, _VALIDATION_SEED)
-        return DataLoader(pairs, min(8, self.config.validation_pairs))
+        c = self.config
+        pairs = Pairs(self._validation, c.validation_pairs, c.points, _VALIDATION_SEED, self._patch)
+        return DataLoader(pairs, batch_sampler=batches_by_source(pairs, 8))
 
     def _open(self, name: str) -> tuple[PairSource, PairSource, list[str]]:
         """Training pairs, validation pairs and a summary of one entry of ``data``."""

@@ -74,10 +74,14 @@ class Pairs(Dataset[dict[str, Tensor]]):
         length: number of pairs.
         points: correspondences a pair.
         seed: fixes the draw.
+        patch: height and width of the images become multiples of it, by pixels out of view on the right and below.
     """
 
-    def __init__(self, sources: Sequence[PairSource], length: int, points: int = 512, seed: int = 0) -> None:
+    def __init__(
+        self, sources: Sequence[PairSource], length: int, points: int = 512, seed: int = 0, patch: int = 1
+    ) -> None:
         self._sources, self._length, self._points, self._seed = list(sources), length, points, seed
+        self._patch = patch
 
     def __len__(self) -> int:
         return self._length
@@ -88,8 +92,8 @@ class Pairs(Dataset[dict[str, Tensor]]):
         Raises:
             DataError: the sources show hardly any tissue twice.
         """
-        rng = np.random.default_rng([self._seed, index])
-        source = self._sources[rng.integers(len(self._sources))]
+        rng, number = self._draw(index)
+        source = self._sources[number]
         for _ in range(_ATTEMPTS):
             sides = source.draw(rng)
             if sides is None:
@@ -97,11 +101,20 @@ class Pairs(Dataset[dict[str, Tensor]]):
             good = np.flatnonzero(sides[0].inside() & sides[1].inside())
             if len(good) >= self._points // 8:
                 pick = rng.choice(good, self._points, replace=len(good) < self._points)
-                return {k: v for side, name in zip(sides, "01", strict=True) for k, v in _tensors(side, pick, name)}
+                named = zip(sides, "01", strict=True)
+                return {k: v for side, name in named for k, v in _tensors(side, pick, name, self._patch)}
         raise DataError(
             f"{source}: {_ATTEMPTS} pairs in a row had fewer than {self._points // 8} correspondences; check the masks "
             "and the depth, or draw smaller motions (motion.translation, motion.rotation)"
         )
+
+    def source(self, index: int) -> int:
+        """Which source item ``index`` comes from: pairs of different sources may differ in size."""
+        return self._draw(index)[1]
+
+    def _draw(self, index: int) -> tuple[np.random.Generator, int]:
+        rng = np.random.default_rng([self._seed, index])
+        return rng, int(rng.integers(len(self._sources)))
 
 
 class ScenePairs:
@@ -151,10 +164,13 @@ class ScenePairs:
         return Side(image, view, view & ~spoiled, move(points, matrix))
 
 
-def _tensors(side: Side, pick: NDArray[np.intp], name: str) -> list[tuple[str, Tensor]]:
+def _tensors(side: Side, pick: NDArray[np.intp], name: str, patch: int) -> list[tuple[str, Tensor]]:
+    height, width = side.view.shape
+    room = ((0, -height % patch), (0, -width % patch))
+    image, view = np.pad(side.image, (*room, (0, 0))), np.pad(side.view, room)
     return [
         # As bytes: a quarter of the memory between processes and on the way to the GPU.
-        (f"image{name}", torch.from_numpy(side.image).permute(2, 0, 1).contiguous()),
-        (f"view{name}", torch.from_numpy(side.view)[None]),
+        (f"image{name}", torch.from_numpy(image).permute(2, 0, 1).contiguous()),
+        (f"view{name}", torch.from_numpy(view)[None]),
         (f"points{name}", torch.from_numpy(side.points[pick].astype(np.float32))),
     ]

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import warnings
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,12 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from endomatch_ros import __version__
 from endomatch_ros.errors import ConfigError
 from endomatch_ros.matching.matcher import resolve_device
-from endomatch_ros.models import MatcherNetwork, save_checkpoint
+from endomatch_ros.models import save_checkpoint
 from endomatch_ros.training.checkpoints import AtomicCheckpointIO, steps_done
 from endomatch_ros.training.config import TrainConfig, to_plain
 from endomatch_ros.training.data import TrainingData
 from endomatch_ros.training.module import MatcherModule
+from endomatch_ros.training.operating_point import choose_operating_point
 from endomatch_ros.training.pictures import PictureLog
 from endomatch_ros.training.progress import Bar, TextProgress
 from endomatch_ros.training.start import starting_network
@@ -52,7 +54,7 @@ def train(config: TrainConfig, resume: bool = False) -> Path:
     done = steps_done(last) if resume else 0
     network = starting_network(config)
     module = MatcherModule(network, config.optimiser, config.max_steps, config.objective, config.unfreeze)
-    data = TrainingData(config, network.config.resolution, done)
+    data = TrainingData(config, network.config.resolution, done, network.config.patch_size)
     if int(os.environ.get("LOCAL_RANK", "0")) == 0:
         data.prepare_data()  # before anything is written: most runs that fail, fail here
     trainer = _trainer(config, data, done)
@@ -64,9 +66,11 @@ def train(config: TrainConfig, resume: bool = False) -> Path:
     if done < config.max_steps:
         # weights_only: our own file, in our own output folder.
         trainer.fit(module, datamodule=data, ckpt_path=last if resume else None, weights_only=False)
+    else:
+        data.setup("validate")  # as Lightning does in the other cases
     path = config.output / "model.safetensors"
     if trainer.is_global_zero:
-        _write_model(config, network, data.summary, path)
+        _write_model(config, module, data, trainer.strategy.root_device, path)
     trainer.strategy.barrier("model written")
     return path
 
@@ -138,20 +142,32 @@ def _quieten() -> None:
         warnings.filterwarnings("ignore", message)
 
 
-def _write_model(config: TrainConfig, network: MatcherNetwork, summary: list[str], path: Path) -> None:
-    """The best validated weights, with what they were made of."""
+def _write_model(
+    config: TrainConfig, module: MatcherModule, data: TrainingData, device: torch.device, path: Path
+) -> None:
+    """The best validated weights and their operating point, with what they were made of."""
     best = config.output / "best.ckpt"
     state = torch.load(best, map_location="cpu", weights_only=False)
-    weights = {k.removeprefix("network."): v for k, v in state["state_dict"].items() if k.startswith("network.")}
-    network.load_state_dict(weights)
+    module.load_state_dict(state["state_dict"])
     notes = {
         "recipe": json.dumps({k: v for k, v in to_plain(config).items() if k not in ("output", "cache")}),
-        "data": "; ".join(summary),
+        "data": "; ".join(data.summary),
         "step": str(state["global_step"]),
         "validation": json.dumps(_metrics(state)),
         "versions": f"endomatch_ros {__version__}, torch {torch.__version__}",
     }
-    save_checkpoint(network, path, notes, half=True, include_backbone=config.unfreeze)
+    if config.calibrate:
+        notes["operating_point"] = _calibrate(module, data, device)
+    save_checkpoint(module.network, path, notes, half=True, include_backbone=config.unfreeze)
+
+
+def _calibrate(module: MatcherModule, data: TrainingData, device: torch.device) -> str:
+    """Give the network the similarity threshold that suits it; returns the figures as JSON."""
+    point = choose_operating_point(module, data.val_dataloader(), device)
+    if point.threshold is not None:
+        module.network.config = replace(module.network.config, similarity_threshold=point.threshold)
+    print(point.describe(), flush=True)
+    return json.dumps(asdict(point))
 
 
 def _metrics(state: dict[str, Any]) -> dict[str, float]:
