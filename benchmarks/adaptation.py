@@ -58,7 +58,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("options", nargs="*", help="of endomatch train, behind --")
     args = parser.parse_args()
-    base = ["--data", args.data, f"--frames={args.train}", f"--max-steps={args.max_steps}", *args.options]
+    base = ["--data", args.data, f"--frames={args.train}", f"--max-steps={args.max_steps}", "--calibrate=false"]
+    base += args.options
     models = {}
     for seed in args.seeds:
         output = args.work / f"seed_{seed}"

@@ -60,7 +60,7 @@ def measure(config: TrainConfig) -> dict[str, object]:
     network = starting_network(config).to(device)
     module = MatcherModule(network, config.optimiser, config.max_steps, config.objective, config.unfreeze)
     optimiser = module.configure_optimizers()["optimizer"]
-    data = TrainingData(config, network.config.resolution)
+    data = TrainingData(config, network.config.resolution, patch=network.config.patch_size)
     data.setup("fit")
     times: list[list[float]] = []
     batches = iter(data.train_dataloader())

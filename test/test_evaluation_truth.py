@@ -126,8 +126,17 @@ def test_what_is_hidden_unknown_or_out_of_view_is_not_visible() -> None:
     assert seen(first, replace(second, mask=mask)) == [False, True]
     edge = first.depth.copy()
     edge[:, 100:] = 12.0
-    at_edge = depth_correspondence(replace(first, depth=edge), second, second.pose)(np.array([[99.5, 60.0]]))
+    between = plane(11.0, 0.8, zero)
+    at_edge = depth_correspondence(replace(first, depth=edge), between, second.pose)(np.array([[99.5, 60.0]]))
     assert not at_edge[1].any()  # neither the near nor the far surface's
+    forward = second.pose.copy()
+    forward[2, 3] = 1.0
+    for unknown in (0.0, np.nan, np.inf, -1.0):
+        hole = first.depth.copy()
+        hole[50:70, 90:110] = unknown
+        targets, visible = depth_correspondence(replace(first, depth=hole), second, forward)(points + 0.25)
+        assert np.isfinite(targets).all(axis=1).tolist() == [True, False]
+        assert not visible[1]
 
 
 def test_without_depth_or_calibration_there_is_no_correspondence() -> None:

@@ -13,7 +13,7 @@ from torch.nn.functional import normalize
 from endomatch_ros.data.selection import SelectionConfig
 from endomatch_ros.data.synthetic import SceneConfig, SyntheticEndoscope
 from endomatch_ros.matching import Matcher
-from endomatch_ros.models import load_model
+from endomatch_ros.models import load_model, save_checkpoint
 from endomatch_ros.models.checkpoint import load_checkpoint, read_metadata
 from endomatch_ros.training.config import SyntheticConfig, TrainConfig
 from endomatch_ros.training.crop import CropConfig
@@ -138,7 +138,12 @@ def config(tmp_path_factory):
     scene = SyntheticEndoscope(SceneConfig(seed=1001, width=192, height=160, view_radius=0.6))
     for k in range(8):
         cv2.imwrite(str(folder / f"{k}.png"), scene.render(0.3 * k).image[..., ::-1])
+    # A threshold that lies on no grid: no choice can be mistaken for it.
+    network = load_model("embedded")[0]
+    network.config = replace(network.config, similarity_threshold=0.123)
+    save_checkpoint(network, folder.parent / "start.safetensors")
     return TrainConfig(
+        preset=str(folder.parent / "start.safetensors"),
         data=["synthetic", str(folder)],
         output=tmp_path_factory.mktemp("run") / "out",
         cache=tmp_path_factory.mktemp("cache"),
@@ -181,7 +186,7 @@ def test_sources_of_different_image_sizes_train_and_validate_together(config, tr
 def test_the_model_carries_its_threshold_and_the_caller_has_the_last_word(config, trained):
     chosen, before = operating_point(trained), load_model(config.preset)[0].config
     assert load_checkpoint(trained).config == replace(before, similarity_threshold=chosen["threshold"])
-    assert chosen["threshold"] != before.similarity_threshold
+    assert before.similarity_threshold == 0.123 != chosen["threshold"]
     assert chosen["right"] < chosen["matches"]
     assert Matcher.from_pretrained(trained, "cpu").config.similarity_threshold == chosen["threshold"]
     assert Matcher.from_pretrained(trained, "cpu", similarity_threshold=0.21).config.similarity_threshold == 0.21

@@ -26,7 +26,7 @@ _Network = TypeVar("_Network", bound=nn.Module)
 
 
 def fill(network: _Network, state: Mapping[str, Any], derived: Collection[str] = ()) -> _Network:
-    """The network with these weights, in eval mode.
+    """The network with these weights.
 
     Args:
         network: of any weights.
@@ -41,7 +41,7 @@ def fill(network: _Network, state: Mapping[str, Any], derived: Collection[str] =
     missing = [name for name in result.missing_keys if name not in derived]
     if missing:
         raise ValueError(f"{len(missing)} tensors are missing, first {missing[0]}")
-    return network.eval().requires_grad_(False)
+    return network
 
 
 def _unwrapped(checkpoint: Mapping[str, Any], key: str) -> dict[str, Any]:

@@ -70,7 +70,7 @@ class View:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of image and mask."""
-        digest = hashlib.sha256(f"{self.image.shape} {self.mask is not None}".encode())
+        digest = hashlib.sha256(str(self.image.shape).encode())
         digest.update(np.ascontiguousarray(self.image).data)
         if self.mask is not None:
             digest.update(np.packbits(self.mask).data)

@@ -18,7 +18,7 @@ class CropConfig:
     """Ranges of the cut-outs; both images of a pair show a common point near their middle.
 
     Attributes:
-        size: width and height of the cut-outs in pixels, multiples of the model's patch.
+        size: width and height of the cut-outs in pixels.
         zoom: magnification common to both images, against the scale at which the network sees frames at run time.
         rotation: deviation of each image's in-plane rotation, radians.
         log_scale: deviation of the log of each image's own zoom.
