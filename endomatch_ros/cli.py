@@ -170,17 +170,19 @@ def _hand_over(args: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _info(args: argparse.Namespace, _: list[str]) -> int:
+    import cv2
     import torch
 
     from endomatch_ros.matching import Matcher
 
     matcher = Matcher.from_pretrained(args.model, args.device, args.backbone_weights)
-    names = ("torch", "timm", "numpy", "opencv-python-headless", "safetensors", "rosbags", "lightning")
+    names = ("torch", "timm", "numpy", "safetensors", "rosbags", "lightning", "kornia")
     facts: dict[str, Any] = {
         "endomatch_ros": __version__,
         "python": f"{platform.python_version()} ({sys.executable})",
         "platform": platform.platform(),
-        "packages": {name: _version(name) for name in names},
+        # OpenCV comes under several distributions' names, and from Debian under none.
+        "packages": {**{name: _version(name) for name in names}, "opencv": cv2.__version__},
         "cuda_devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "ros": _ros_facts(),
         "model": vars(matcher.info),
