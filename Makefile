@@ -52,7 +52,7 @@ format: $(STAMP) ## apply ruff's formatting and safe fixes
 	$(BIN)/ruff format --exclude '*.md' .
 	$(BIN)/ruff check --fix .
 
-train-embedded: $(STAMP) ## train the embedded model anew; another run: TRAIN_ARGS="--data PATH --output DIR ..."
+train-embedded: $(STAMP) ## train the embedded model anew (first part; docs/model_card.md); another run: TRAIN_ARGS="--data PATH --output DIR ..."
 	$(RUN) $(BIN)/endomatch train $(TRAIN_ARGS)
 
 venv: $(STAMP) ## make .venv and install everything into it
