@@ -35,7 +35,7 @@ class Row:
         end_point_mean: px, of the same; ``end_point_median`` likewise.
         landmarks: positions with a known partner; ``landmarks_measured`` of them had a prediction.
         flow: mean true motion, px.
-        match_flow: median displacement of the matches, px.
+        match_flow: median displacement of a pair's matches, mean over the pairs, px.
         pose_error_median: degrees, larger one of rotation and translation direction.
         pose_auc: by limit in degrees, area (0 to 1) under the curve of the share of pairs within an error up to it.
         precision_curve: as ``precision``, at the thresholds of the curves.
@@ -68,17 +68,17 @@ class Row:
 
 
 NOTES = f"""\
-Matches: mean a pair; min: of the pair with fewest. Cover: share of the view's cells (16 x 16 over the image) that hold
-a match. P@t: share of matches with an epipolar distance (mean of both point-to-line distances) of at most t px under
-the true camera motion, mean over pairs (a pair without matches counts 0). Epi: that distance in px, mean and median
-over all matches. Pose: median over pairs of the larger angle error of rotation and translation direction in degrees
-(180: no pose found); AUC@t: area under the share of pairs with such an error of at most 0 to t degrees. Flow: mean true
-motion in px; match flow: median displacement of the matches; a method that finds little of the flow measures nothing,
-however small its epipolar error. PCK@t and EPE: end-point error in px where 3D truth exists; on SfM data at the sparse
-points that both frames see, each taking the displacement of the nearest match within 8 px (3D: points with such a match
-/ points), where the truth is dense at the matches themselves (3D: matches whose partner is visible / matches). Time: ms
-a pair. Bold: the best of a gap among the methods with {MIN_MATCHES} matches a pair or more on average; never identity,
-which measures nothing."""
+Matches: mean a pair; min: of the pair with fewest. Cover: share of the view's cells (16 x 16 over the image) that
+hold a match. P@t: share of matches with an epipolar distance (mean of both point-to-line distances) of at most t px
+under the true camera motion, mean over pairs (a pair without matches counts 0). Epi: that distance in px, mean and
+median over all matches. Pose: median over pairs of the larger angle error of rotation and translation direction in
+degrees (180: no pose found); AUC@t: area under the share of pairs with such an error of at most 0 to t degrees. Flow:
+mean true motion in px; match flow: median displacement of a pair's matches, mean over the pairs; a method that finds
+little of the flow measures nothing, however small its epipolar error. PCK@t and EPE: end-point error in px where 3D
+truth exists; on SfM data at the sparse points that both frames see, each taking the displacement of the nearest match
+within 8 px (3D: points with such a match / points), where the truth is dense at the matches themselves (3D: matches
+whose partner is visible / matches). Time: ms a pair. Bold: the best of a gap among the methods with {MIN_MATCHES}
+matches a pair or more on average; never identity, which measures nothing."""
 
 UNRELATED_NOTES = """\
 Frames of different scenes: every match is wrong. Inliers: matches that the robust epipolar estimate of the node keeps
