@@ -28,8 +28,8 @@ from endomatch_ros.data.sources import open_sequence
 from endomatch_ros.evaluation.methods import NamedMethod
 from endomatch_ros.evaluation.run import evaluate
 from endomatch_ros.evaluation.score import summarise
-from endomatch_ros.matching import Matcher, MatcherConfig
-from endomatch_ros.models import MatcherNetwork, load_model
+from endomatch_ros.matching import Matcher
+from endomatch_ros.models import MatcherNetwork
 
 COLUMNS = ("matches", "cover", "P@1", "P@3", "PCK@3", "PCK@10", "3D", "ms p50")
 
@@ -82,16 +82,13 @@ def main() -> None:
 
 def method(name: str, model: str, tokens: bool, untrained: bool, refinement: str) -> NamedMethod:
     """A variant of a model as a method of the evaluation; its answers are never cached."""
-    network, info = load_model(model)
-    config = MatcherConfig(
-        resolution=network.config.resolution,
-        similarity_threshold=network.config.similarity_threshold,
-        refinement=refinement,  # type: ignore[arg-type]
-    )
+    matcher = Matcher.from_pretrained(model, device="cpu", refinement=refinement)
     if untrained:
         with torch.no_grad():
-            network.adapter.gate.zero_()
-    return NamedMethod(name, Matcher(without_fine(network) if tokens else network, info, config).match)
+            matcher.network.adapter.gate.zero_()
+    if tokens:
+        matcher = Matcher(without_fine(matcher.network), matcher.info, matcher.config)
+    return NamedMethod(name, matcher.match)
 
 
 def without_fine(network: MatcherNetwork) -> MatcherNetwork:

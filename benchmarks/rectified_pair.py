@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import time
 from pathlib import Path
 
 import cv2
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 
 from endomatch_ros.data.images import read_image
 from endomatch_ros.evaluation.methods import named_methods
+from endomatch_ros.evaluation.predictions import Predictor, View
 
 LIMITS = (0.5, 1.0, 3.0)
 
@@ -36,16 +36,13 @@ def main() -> None:
     args = parser.parse_args()
     if len(args.images) % 2:
         parser.error("give left and right images in turn")
-    methods = named_methods(args.methods)
+    methods, predictor = named_methods(args.methods), Predictor()
     found: dict[str, list[tuple[NDArray[np.float64], float]]] = {method.name: [] for method in methods}
     for left, right in zip(args.images[::2], args.images[1::2], strict=True):
-        pair = read_image(left), read_image(right)
+        pair = View(read_image(left), None), View(read_image(right), None)
         rows = {}
         for method in methods:
-            method.call(*pair, None, None)  # the first call loads and allocates
-            start = time.perf_counter()
-            matches = method.call(*pair, None, None)
-            milliseconds = 1e3 * (time.perf_counter() - start)
+            matches, milliseconds = predictor(method, *pair)
             rows[method.name] = matches.keypoints1[:, 1].astype(float) - matches.keypoints0[:, 1], milliseconds
         offset = float(np.median([np.median(difference) for difference, _ in rows.values() if len(difference)]))
         for name, (difference, milliseconds) in rows.items():

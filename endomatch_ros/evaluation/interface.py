@@ -13,6 +13,9 @@ from endomatch_ros.geometry.coverage import coverage
 from endomatch_ros.matching.mask import lookup
 from endomatch_ros.matching.types import Matches
 
+OURS = "endomatch"
+"""Name of this package's own method."""
+
 Image = NDArray[np.uint8]
 Mask = NDArray[np.bool_] | None
 Method = Callable[[Image, Image, Mask, Mask], Matches]

@@ -15,13 +15,12 @@ import torch
 
 from endomatch_ros.errors import ConfigError
 from endomatch_ros.evaluation.baselines import BASELINES
-from endomatch_ros.evaluation.interface import Method
+from endomatch_ros.evaluation.interface import OURS, Method
 from endomatch_ros.evaluation.learned import LEARNED, LearnedMethod, learned_method
 from endomatch_ros.evaluation.provenance import code_digest
 from endomatch_ros.matching import Matcher, MatcherConfig
 from endomatch_ros.models.checkpoint import state_digest
 
-OURS = "endomatch"
 _NOTHING = np.zeros((64, 64, 3), np.uint8)
 _log = logging.getLogger(__name__)
 _SETTING = re.compile(r"\w+=.*")

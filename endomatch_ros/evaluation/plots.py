@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from endomatch_ros.data.frames import FrameSequence
 from endomatch_ros.evaluation.drawing import draw_flow
+from endomatch_ros.evaluation.interface import OURS
 from endomatch_ros.evaluation.metrics import share_within
 from endomatch_ros.evaluation.pair import write_image
 from endomatch_ros.evaluation.report import MIN_MATCHES, Row
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 PRECISION_PX = 3.0
 """Epipolar error beyond which a match is drawn as wrong; the precision of the curves over the gap."""
 PCK_PX = (5.0, 10.0)
-OURS = "endomatch"
 
 _OURS_COLOUR = "#D55E00"
 # Okabe and Ito's palette, which remains distinct with colour blindness; markers tell the lines apart in grey, too.

@@ -10,7 +10,7 @@ import os
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -30,6 +30,7 @@ from endomatch_ros.evaluation.unrelated import measure_unrelated, plan_unrelated
 
 _log = logging.getLogger(__name__)
 _Pair = tuple[int, tuple[int, int]]  # gap, positions
+_T = TypeVar("_T")
 
 
 def evaluate(
@@ -59,29 +60,33 @@ def evaluate(
     predictor = predictor or Predictor()
     planned = [(gap, pair) for gap in gaps for pair in pairs_with_gap(len(sequence), gap, max_pairs)]
     found: dict[_Pair, list[PairScore]] = {}
-    walk = in_reading_order(planned, sequence.__getitem__)
-    for pair, frame0, frame1 in track(walk, "matching", total=len(planned), disable=not os.isatty(1)):
-        views = View.of(frame0), View.of(frame1)
-        said = [Prediction(method.name, *pair, *predictor(method, *views)) for method in methods]
+
+    def read(position: int) -> tuple[Frame, View]:
+        frame = sequence[position]
+        return frame, View.of(frame)
+
+    walk = in_reading_order(planned, read)
+    for pair, (frame0, view0), (frame1, view1) in track(walk, "matching", len(planned), disable=not os.isatty(1)):
+        said = [Prediction(method.name, *pair, *predictor(method, view0, view1)) for method in methods]
         truth = pair_truth(sequence, *pair[1], frame0, frame1)
         found[pair] = [score(prediction, truth, frame0, frame1) for prediction in said]
     return [one for pair in planned if pair in found for one in found[pair]]
 
 
-def in_reading_order(pairs: Sequence[_Pair], read: Callable[[int], Frame]) -> Iterator[tuple[_Pair, Frame, Frame]]:
-    """Pairs and their frames, by the time of the later one; those with a frame that cannot be read are left out.
+def in_reading_order(pairs: Sequence[_Pair], read: Callable[[int], _T]) -> Iterator[tuple[_Pair, _T, _T]]:
+    """Pairs and what is read of their frames, by the time of the later one; without those that cannot be read.
 
     Each frame is read once, in order of time, and kept only while a pair still needs it: to go back in a packed
     recording means to unpack it from its beginning.
 
     Args:
         pairs: gap, and positions of both frames in ascending order.
-        read: gives a frame by its position.
+        read: gives a frame, or what is made of it, by its position.
     """
     needed_until: dict[int, int] = {}
     for _, (start, end) in pairs:
         needed_until |= {position: max(end, needed_until.get(position, 0)) for position in (start, end)}
-    kept: dict[int, Frame] = {}
+    kept: dict[int, _T] = {}
     for position in sorted(needed_until):
         try:
             kept[position] = read(position)

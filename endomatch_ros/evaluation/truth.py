@@ -15,6 +15,7 @@ from endomatch_ros.data.sources import origin
 from endomatch_ros.data.synthetic import SyntheticSequence
 from endomatch_ros.errors import CalibrationError
 from endomatch_ros.geometry.epipolar import fundamental_from_pose, relative_pose
+from endomatch_ros.matching.mask import lookup
 
 Array = NDArray[np.float64]
 Correspondence = Callable[[Array], tuple[Array, NDArray[np.bool_]]]
@@ -137,12 +138,7 @@ def _landmarks(
 
 def _inside(points: Array, frame: Frame) -> NDArray[np.bool_]:
     width, height = frame.size
-    out: NDArray[np.bool_] = np.asarray(np.isfinite(points).all(axis=1))
-    columns, rows = np.rint(np.where(out[:, None], points, -1)).astype(int).T
-    out &= (columns >= 0) & (rows >= 0) & (columns < width) & (rows < height)
-    if frame.mask is not None:
-        out[out] = frame.mask[rows[out], columns[out]]
-    return out
+    return lookup(np.ones((height, width), bool) if frame.mask is None else frame.mask, points)
 
 
 def _grid(frame: Frame) -> Array:
