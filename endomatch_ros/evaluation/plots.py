@@ -16,6 +16,7 @@ from endomatch_ros.evaluation.interface import OURS
 from endomatch_ros.evaluation.metrics import share_within
 from endomatch_ros.evaluation.pair import write_image
 from endomatch_ros.evaluation.report import MIN_MATCHES, Row
+from endomatch_ros.matching.mask import bounding_box
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -136,8 +137,8 @@ def _bounds(image: Image, mask: NDArray[np.bool_] | None) -> tuple[int, int, int
     """Left, top, right and bottom of the view, the last two exclusive."""
     if mask is None or not mask.any():
         return 0, 0, image.shape[1], image.shape[0]
-    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+    x, y, width, height = bounding_box(mask)
+    return x, y, x + width, y + height
 
 
 def _panel(image: Image, score: PairScore, bounds: tuple[int, int, int, int]) -> Image:

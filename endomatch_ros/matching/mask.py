@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -34,6 +35,27 @@ def check_mask(mask: NDArray[np.generic], image: NDArray[np.uint8], name: str = 
     if mask.shape != image.shape[:2]:
         raise ImageError(f"{name} has shape {mask.shape}, its image {image.shape[:2]}: they must agree")
     return mask.astype(bool)
+
+
+def check_roi(roi: Sequence[int], image: NDArray[np.uint8]) -> tuple[int, int, int, int]:
+    """``(x, y, width, height)``; raises :class:`ImageError` unless it lies in the image, 32 pixels a side at least."""
+    x, y, width, height = (int(value) for value in roi)
+    rows, columns = image.shape[:2]
+    if min(x, y) < 0 or min(width, height) < 32 or x + width > columns or y + height > rows:
+        raise ImageError(
+            f"roi (x, y, width, height) = {(x, y, width, height)} does not fit an image of {columns}x{rows} pixels: it "
+            "must lie inside and be at least 32x32"
+        )
+    return x, y, width, height
+
+
+def bounding_box(view: NDArray[np.bool_]) -> tuple[int, int, int, int]:
+    """``(x, y, width, height)`` of what is True in ``(H, W)``; all zero for nothing."""
+    columns, rows = np.flatnonzero(view.any(axis=0)), np.flatnonzero(view.any(axis=1))
+    if not len(columns):
+        return 0, 0, 0, 0
+    x, y = int(columns[0]), int(rows[0])
+    return x, y, int(columns[-1]) + 1 - x, int(rows[-1]) + 1 - y
 
 
 def view_mask(image: NDArray[np.uint8]) -> NDArray[np.bool_]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -16,9 +16,10 @@ from endomatch_ros.errors import ConfigError
 from endomatch_ros.geometry.coverage import coverage
 from endomatch_ros.matching.coarse import descriptor_similarity, match_coarse
 from endomatch_ros.matching.config import MatcherConfig
-from endomatch_ros.matching.features import FrameFeatures, Window
+from endomatch_ros.matching.features import FrameFeatures
 from endomatch_ros.matching.keypoints import detect, thin
-from endomatch_ros.matching.mask import check_image, check_mask, highlight_mask, lookup, view_mask
+from endomatch_ros.matching.mask import lookup
+from endomatch_ros.matching.preparation import Prepared, Roi, prepare, share_size
 from endomatch_ros.matching.refinement import refine
 from endomatch_ros.matching.types import Matches
 from endomatch_ros.models import Descriptors, MatcherNetwork, ModelInfo, load_model
@@ -97,63 +98,89 @@ class Matcher:
         matches = self.match_features(features0, features1)
         return replace(matches, timings={**timings, **matches.timings})
 
-    def extract(self, image: NDArray[np.uint8], mask: NDArray[Any] | None = None) -> FrameFeatures:
-        """What :meth:`match_features` needs of one image; one pass of the network."""
-        config = self.config
-        image = check_image(image)
-        auto = config.mask == "auto"
-        if mask is not None:
-            view = check_mask(mask, image)
-        else:
-            view = view_mask(image) if auto else np.ones(image.shape[:2], bool)
-        usable = view & ~highlight_mask(image) if auto else view
-        window = self._window(view, config.resolution)
-        size = (window.net_width, window.net_height)
-        shrinks = window.net_width < window.width
-        small = cv2.resize(image[window.area], size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-        small_view = cv2.resize(view[window.area].astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
-        descriptors = self._forward(np.asarray(small, np.uint8), np.asarray(small_view, np.uint8))
+    def extract(
+        self, image: NDArray[np.uint8], mask: NDArray[Any] | None = None, roi: Roi | None = None
+    ) -> FrameFeatures:
+        """What :meth:`match_features` needs of one image; one pass of the network. Arguments as in :meth:`prepare`."""
+        return self.describe([self.prepare(image, mask, roi)])[0]
+
+    def prepare(self, image: NDArray[np.uint8], mask: NDArray[Any] | None = None, roi: Roi | None = None) -> Prepared:
+        """Check an image and find its view, without the network.
+
+        Args:
+            image: RGB uint8 ``(H, W, 3)``.
+            mask: as in :meth:`match`.
+            roi: ``(x, y, width, height)`` in pixels, match only there; None: in the whole view.
+
+        Raises:
+            ImageError: an image, mask or region that cannot be used.
+        """
+        return prepare(image, mask, roi, self.config, self.network.config.patch_size)
+
+    def describe(self, frames: Sequence[Prepared]) -> list[FrameFeatures]:
+        """Features of several frames, by one pass of the network for those of one image size."""
+        frames = share_size(frames)
+        inputs = [frame.network_input for frame in frames]
+        found: dict[int, FrameFeatures] = {}
+        for shape in {image.shape for image, _ in inputs}:
+            batch = [index for index, (image, _) in enumerate(inputs) if image.shape == shape]
+            descriptors = self._forward(*(np.stack(part) for part in zip(*(inputs[i] for i in batch), strict=True)))
+            found |= {i: self._features(frames[i], each) for i, each in zip(batch, descriptors, strict=True)}
+        return [found[index] for index in range(len(frames))]
+
+    def _features(self, frame: Prepared, descriptors: torch.Tensor) -> FrameFeatures:
         network = self.network
         log_scale = network.log_scale_coarse if network.fine is None else network.log_scale_fine
         return FrameFeatures(
-            image=image,
-            usable=usable,
-            view=view,
-            window=window,
+            image=frame.image,
+            usable=frame.usable,
+            view=frame.view,
+            window=frame.window,
             descriptors=descriptors,
-            cell=window.net_width / descriptors.shape[-1],
+            cell=frame.window.net_width / descriptors.shape[-1],
             temperature=float(torch.exp(-log_scale)),
         )
 
+    def sample(
+        self, features: FrameFeatures, tracked: NDArray[np.floating] | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
+        """Points of a frame to match: tracked ones where they do not crowd, new ones where there are none.
+
+        Args:
+            features: the frame.
+            tracked: ``(M, 2)`` points to keep if possible, the oldest first.
+
+        Returns:
+            Points ``(N, 2)`` in source pixels, the tracked ones first, and the positions in ``tracked`` of those.
+        """
+        most = self.config.max_keypoints
+        tracked = np.zeros((0, 2), np.float32) if tracked is None else tracked.astype(np.float32)
+        kept = thin(features, tracked, most)
+        fresh = detect(features, most - len(kept), tracked[kept])
+        return np.concatenate([tracked[kept], fresh]), kept
+
     def match_features(
-        self, features0: FrameFeatures, features1: FrameFeatures, seeds: NDArray[np.float32] | None = None
+        self, features0: FrameFeatures, features1: FrameFeatures, points: NDArray[np.float32] | None = None
     ) -> Matches:
         """Correspondences between two extracted frames.
 
         Args:
             features0: the reference.
             features1: the current frame.
-            seeds: ``(M, 2)`` points of the reference to follow (tracks), the oldest first; where they crowd, the
-                younger ones are let go. They come first in the result, and ``track_ids`` holds their position in
-                ``seeds``. New points get positions from M on.
+            points: ``(M, 2)`` points of the reference to match; None: those of :meth:`sample`. The result's
+                ``track_ids`` are positions among them. Without refinement matches lie on the network's grid instead.
         """
         config, start = self.config, time.perf_counter()
-        seeds = np.zeros((0, 2), np.float32) if seeds is None else seeds.astype(np.float32)
         with torch.inference_mode():
             coarse = match_coarse(features0, features1, config.similarity_threshold)
         matched = time.perf_counter()
         if config.refinement == "photometric":
-            kept = thin(features0, seeds, config.max_keypoints)
-            fresh = detect(features0, config.max_keypoints - len(kept), seeds[kept])
-            points0 = np.concatenate([seeds[kept], fresh])
-            positions = np.concatenate([kept, len(seeds) + np.arange(len(fresh))])
+            points0 = self.sample(features0)[0] if points is None else points
             points1, good = refine(features0, features1, points0, coarse, config.forward_backward_px)
         else:
             order = np.sort(np.argsort(-coarse.similarity, kind="stable")[: config.max_keypoints])
             points0, points1 = coarse.points0[order].astype(np.float32), coarse.points1[order].astype(np.float32)
             good = lookup(features0.usable, points0) & lookup(features1.usable, points1)
-            # Grid points are not where the tracks are: every match is a new one.
-            positions = len(seeds) + np.arange(len(points0))
         with torch.inference_mode():
             similarity = descriptor_similarity(features0, features1, points0, points1)
         keep = np.flatnonzero(good & (similarity >= config.similarity_threshold))
@@ -162,7 +189,7 @@ class Matcher:
             keypoints0=points0[keep],
             keypoints1=points1[keep],
             similarity=similarity[keep],
-            track_ids=positions[keep].astype(np.uint32),
+            track_ids=keep.astype(np.uint32),
             size0=features0.size,
             size1=features1.size,
             coverage=coverage(points0[keep], features0.view),
@@ -175,29 +202,15 @@ class Matcher:
         features = self.extract(noise)
         self.match_features(features, features)
 
-    def _window(self, view: NDArray[np.bool_], resolution: int) -> Window:
-        """The view's bounding box, and its size for the network: a multiple of the patch, long side ``resolution``."""
-        height, width = view.shape
-        columns, rows = np.flatnonzero(view.any(axis=0)), np.flatnonzero(view.any(axis=1))
-        # An empty view, or one too thin to be one, leaves the whole image to the network; nothing will match.
-        if len(columns) < 32 or len(rows) < 32:
-            x, y = 0, 0
-        else:
-            x, y = int(columns[0]), int(rows[0])
-            width, height = int(columns[-1]) + 1 - x, int(rows[-1]) + 1 - y
-        patch = self.network.config.patch_size
-        scale = resolution / max(width, height)
-        net = [max(4, round(side * scale / patch)) * patch for side in (width, height)]
-        return Window(x, y, width, height, *net)
-
-    def _forward(self, image: NDArray[np.uint8], view: NDArray[np.uint8]) -> torch.Tensor:
+    def _forward(self, images: NDArray[np.uint8], views: NDArray[np.uint8]) -> torch.Tensor:
+        """Descriptors ``(B, C, h, w)`` of network images ``(B, H, W, 3)`` and their views ``(B, H, W)``."""
         with torch.inference_mode():
-            tensor = torch.from_numpy(image).to(self.device).permute(2, 0, 1)[None].float() / 255.0
-            weights = torch.from_numpy(view).to(self.device)[None, None].float()
+            tensor = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float() / 255.0
+            weights = torch.from_numpy(views).to(self.device)[:, None].float()
             half = self.config.half and self.device.type == "cuda"
             with torch.autocast(self.device.type, torch.float16, enabled=half):
                 descriptors: Descriptors = self.network(tensor, weights)
-            return descriptors.finest[0].float()
+            return descriptors.finest.float()
 
 
 def resolve_device(device: str) -> str:

@@ -1,78 +1,169 @@
-"""A stream of images in, correspondences between consecutive frames out."""
+"""A stream of images in, correspondences with the previous frame or with a keyframe out."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from endomatch_ros.errors import ConfigError
 from endomatch_ros.matching.features import FrameFeatures
 from endomatch_ros.matching.matcher import Matcher
+from endomatch_ros.matching.preparation import Roi
 from endomatch_ros.matching.types import Matches, Stamp
+
+Reference = Literal["previous", "keyframe"]
+_UNNAMED = -1
+
+
+@dataclass
+class _Anchor:
+    """A frame that others are matched with.
+
+    Attributes:
+        features, stamp: of the frame.
+        points: ``(N, 2)`` its points, at first the targets of tracks, once ``sampled`` new ones, too.
+        ids: ``(N,)`` int64, :data:`_UNNAMED` for a point that was never matched.
+        lengths: ``(N,)`` int64, the number of frames in which the point was seen.
+        sampled: new points were added where there were no tracks.
+    """
+
+    features: FrameFeatures
+    stamp: Stamp
+    points: NDArray[np.float32]
+    ids: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+    sampled: bool = False
+
+    def sample(self, matcher: Matcher) -> None:
+        """Choose the points, once: the same ones serve every frame that is matched with this one."""
+        if self.sampled:
+            return
+        self.points, kept = matcher.sample(self.features, self.points)
+        fresh = len(self.points) - len(kept)
+        self.ids = np.append(self.ids[kept], np.full(fresh, _UNNAMED))
+        self.lengths = np.append(self.lengths[kept], np.ones(fresh, np.int64))
+        self.sampled = True
 
 
 class StreamMatcher:
-    """Matches each frame of a stream with the one before it; the network runs once a frame.
+    """Matches each frame of a stream with the one before it, or with a keyframe; the network runs once a frame.
 
     Points found again keep their ``track_id``: the refined target of one pair is, bit for bit, the source point of the
-    next. Not thread-safe: one stream belongs to one thread.
+    next. With a keyframe the source points stay in the keyframe, and move on when the keyframe changes. Not
+    thread-safe: one stream belongs to one thread.
 
     Args:
         matcher: shared by any number of streams.
+        reference: ``previous`` (the frame before) or ``keyframe`` (the first frame, until :meth:`set_keyframe`).
+
+    Attributes:
+        reference: as above; may be changed at any time.
+
+    Raises:
+        ConfigError: ``reference`` is neither.
     """
 
-    def __init__(self, matcher: Matcher) -> None:
+    def __init__(self, matcher: Matcher, reference: Reference = "previous") -> None:
+        if reference not in ("previous", "keyframe"):
+            raise ConfigError(f"reference is {reference!r}; it must be previous or keyframe")
         self.matcher = matcher
-        self._reference: FrameFeatures | None = None
-        self._stamp: Stamp = None
-        self._points = np.zeros((0, 2), np.float32)
-        self._ids = np.zeros(0, np.uint32)
+        self.reference: Reference = reference
+        self._anchor: _Anchor | None = None
+        self._newest: _Anchor | None = None
         self._next_id = 0
+
+    @property
+    def track_lengths(self) -> NDArray[np.int64]:
+        """``(N,)`` in how many frames each track of the newest frame was seen so far, at least 2."""
+        lengths = np.zeros(0, np.int64) if self._newest is None else self._newest.lengths
+        return lengths[lengths > 1]
 
     def reset(self) -> None:
         """Forget the reference and all tracks; the next frame starts anew. Track ids are not used again."""
-        self._reference, self._stamp = None, None
-        self._points, self._ids = np.zeros((0, 2), np.float32), np.zeros(0, np.uint32)
+        self._anchor = self._newest = None
 
-    def push(self, image: NDArray[np.uint8], stamp: Stamp = None, mask: NDArray[Any] | None = None) -> Matches | None:
+    def set_keyframe(self) -> bool:
+        """Make the newest frame the reference of the next pair; False before the first frame."""
+        self._anchor = self._newest
+        return self._newest is not None
+
+    def push(
+        self,
+        image: NDArray[np.uint8],
+        stamp: Stamp = None,
+        mask: NDArray[Any] | None = None,
+        roi: Roi | None = None,
+    ) -> Matches | None:
         """The next frame of the stream.
 
         Args:
             image: RGB uint8 ``(H, W, 3)``. A change of size resets the stream.
             stamp: any number; returned as ``stamp0`` and ``stamp1`` of the matches.
-            mask: as in :meth:`Matcher.match`.
+            mask: as in :meth:`Matcher.prepare`.
+            roi: as in :meth:`Matcher.prepare`.
 
         Returns:
-            Matches from the previous frame (0) to this one (1); ``None`` for the first frame.
+            Matches from the reference (0) to this frame (1); ``None`` for the first frame.
 
         Raises:
             ImageError: the image cannot be used; the stream goes on as if it had not come.
         """
         start = time.perf_counter()
-        features = self.matcher.extract(image, mask)
-        extracted = time.perf_counter()
-        if self._reference is not None and self._reference.size != features.size:
-            self.reset()
-        reference, reference_stamp = self._reference, self._stamp
-        self._reference, self._stamp = features, stamp
-        if reference is None:
-            return None
-        matches = self.matcher.match_features(reference, features, self._points)
-        matches = self._track(matches)
-        timings = {"backbone": 1e3 * (extracted - start), **matches.timings}
-        return replace(matches, stamp0=reference_stamp, stamp1=stamp, timings=timings)
+        features = self.matcher.extract(image, mask, roi)
+        extracted = 1e3 * (time.perf_counter() - start)
+        matches = self.push_features(features, stamp)
+        return None if matches is None else replace(matches, timings={"backbone": extracted, **matches.timings})
 
-    def _track(self, matches: Matches) -> Matches:
-        position = matches.track_ids.astype(np.int64)
-        old = position < len(self._ids)
-        ids = np.empty(len(position), np.uint32)
-        ids[old] = self._ids[position[old]]
-        fresh = int((~old).sum())
-        # Ids wrap after 2^32 points: days of streaming.
-        ids[~old] = (np.arange(self._next_id, self._next_id + fresh) & 0xFFFFFFFF).astype(np.uint32)
-        self._next_id += fresh
-        self._points, self._ids = matches.keypoints1, ids
-        return replace(matches, track_ids=ids)
+    def push_features(self, features: FrameFeatures, stamp: Stamp = None) -> Matches | None:
+        """As :meth:`push`, for a frame that was extracted already, perhaps together with those of other streams."""
+        anchor = self._anchor
+        if anchor is None or anchor.features.size != features.size:
+            none = np.zeros(0, np.int64)
+            self._anchor = self._newest = _Anchor(features, stamp, np.zeros((0, 2), np.float32), none, none)
+            return None
+        matches, tracked = self._match(anchor, features)
+        anchor.lengths[tracked] += 1
+        lengths = anchor.lengths[tracked] if len(tracked) else np.full(len(matches), 2)
+        self._newest = _Anchor(features, stamp, matches.keypoints1, matches.track_ids.astype(np.int64), lengths)
+        if self.reference == "previous":
+            self._anchor = self._newest
+        return replace(matches, stamp0=anchor.stamp, stamp1=stamp)
+
+    def match_newest(self, features: FrameFeatures, stamp: Stamp = None) -> Matches:
+        """Correspondences from the newest frame (0) to a frame of another camera (1).
+
+        Points that the stream tracks keep their ``track_ids``, so that both kinds of matches can be joined.
+
+        Raises:
+            ConfigError: nothing was pushed yet.
+        """
+        newest = self._newest
+        if newest is None:
+            raise ConfigError("the stream is empty: push a frame before matching another camera's frame with it")
+        matches, _ = self._match(newest, features)
+        return replace(matches, stamp0=newest.stamp, stamp1=stamp)
+
+    def _match(self, anchor: _Anchor, features: FrameFeatures) -> tuple[Matches, NDArray[np.int64]]:
+        """Matches with their track ids, and their positions among the anchor's points (none without refinement)."""
+        if self.matcher.config.refinement == "none":  # on the network's grid, where the tracks are not
+            matches = self.matcher.match_features(anchor.features, features)
+            return replace(matches, track_ids=self._new_ids(len(matches)).astype(np.uint32)), np.zeros(0, np.int64)
+        start = time.perf_counter()
+        anchor.sample(self.matcher)
+        sampled = 1e3 * (time.perf_counter() - start)
+        matches = self.matcher.match_features(anchor.features, features, anchor.points)
+        tracked = matches.track_ids.astype(np.int64)
+        ids = anchor.ids[tracked]
+        ids[ids == _UNNAMED] = self._new_ids(int((ids == _UNNAMED).sum()))
+        anchor.ids[tracked] = ids
+        timings = {**matches.timings, "refinement": matches.timings["refinement"] + sampled}
+        return replace(matches, track_ids=ids.astype(np.uint32), timings=timings), tracked
+
+    def _new_ids(self, count: int) -> NDArray[np.int64]:
+        ids = (self._next_id + np.arange(count)) & 0xFFFFFFFF  # wraps after 2^32 points: days of streaming
+        self._next_id += count
+        return ids
