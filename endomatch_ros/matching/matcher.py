@@ -205,6 +205,7 @@ class Matcher:
     def _forward(self, images: NDArray[np.uint8], views: NDArray[np.uint8]) -> torch.Tensor:
         """Descriptors ``(B, C, h, w)`` of network images ``(B, H, W, 3)`` and their views ``(B, H, W)``."""
         with torch.inference_mode():
+            # Channels last, as the images come: convolutions and the matching after them are faster for it.
             tensor = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float() / 255.0
             weights = torch.from_numpy(views).to(self.device)[:, None].float()
             half = self.config.half and self.device.type == "cuda"
