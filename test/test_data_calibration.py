@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from endomatch_ros.data.calibration import read_calibration, stereo_pose, to_camera
-from endomatch_ros.data.frames import is_rigid
 from endomatch_ros.errors import CalibrationError, DataError
+from endomatch_ros.geometry.epipolar import is_rigid
 
 SIZE = (640, 480)
 # A stereo endoscope: unlike lenses, 5 mm apart, turned a little against each other.

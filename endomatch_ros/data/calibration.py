@@ -10,9 +10,9 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from endomatch_ros.data.frames import is_rigid
 from endomatch_ros.errors import CalibrationError, DataError
 from endomatch_ros.geometry.camera import Camera
+from endomatch_ros.geometry.epipolar import is_rigid
 
 Array = NDArray[np.float64]
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from endomatch_ros.errors import DataError
 from endomatch_ros.geometry.camera import Camera
+from endomatch_ros.geometry.epipolar import is_rigid
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,15 +90,6 @@ class Frame:
     def size(self) -> tuple[int, int]:
         """``(width, height)`` in pixels."""
         return self.image.shape[1], self.image.shape[0]
-
-
-def is_rigid(pose: NDArray[np.floating]) -> bool:
-    """Whether a matrix is ``(4, 4)``, finite, and a rotation (to 1e-4) with a translation."""
-    if pose.shape != (4, 4) or not np.isfinite(pose).all():
-        return False
-    rotation = pose[:3, :3]
-    orthonormal = np.allclose(rotation @ rotation.T, np.eye(3), atol=1e-4)
-    return bool(orthonormal and np.linalg.det(rotation) > 0 and np.array_equal(pose[3], (0.0, 0.0, 0.0, 1.0)))
 
 
 class FrameSequence(Protocol):

@@ -25,11 +25,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from endomatch_ros.data.archive import NumberedFiles
-from endomatch_ros.data.frames import Frame, StereoPartner, is_rigid
+from endomatch_ros.data.frames import Frame, StereoPartner
 from endomatch_ros.data.images import natural_key, read_image
 from endomatch_ros.data.video import VideoReader, split_stereo
 from endomatch_ros.errors import CalibrationError, DataError, ImageError
 from endomatch_ros.geometry.camera import Camera
+from endomatch_ros.geometry.epipolar import is_rigid
 
 Array = NDArray[np.float64]
 

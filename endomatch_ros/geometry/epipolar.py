@@ -16,6 +16,15 @@ Array = NDArray[np.float64]
 _CANCELLED = 1e-12  # a normal below this share of the terms it was summed of is rounding noise, not a direction
 
 
+def is_rigid(pose: NDArray[np.floating]) -> bool:
+    """Whether a matrix is ``(4, 4)``, finite, and a rotation (to 1e-4) with a translation."""
+    if pose.shape != (4, 4) or not np.isfinite(pose).all():
+        return False
+    rotation = pose[:3, :3]
+    orthonormal = np.allclose(rotation @ rotation.T, np.eye(3), atol=1e-4)
+    return bool(orthonormal and np.linalg.det(rotation) > 0 and np.array_equal(pose[3], (0.0, 0.0, 0.0, 1.0)))
+
+
 def skew(vector: NDArray[np.floating]) -> Array:
     """Cross-product matrix ``(3, 3)`` of a vector ``(3,)``: ``skew(a) @ b = a × b``."""
     x, y, z = np.asarray(vector, np.float64)
