@@ -26,8 +26,6 @@ CLOUDS = "/endomatch/correspondences"
 IMAGES = "/endoscope/image_raw"
 PCK_PX = 5.0
 STILLS, ANIMATED = 6, 60
-MAX_DRAWN = 600
-"""Matches in a picture; more would cover the tissue."""
 
 
 @dataclass(frozen=True)
@@ -212,8 +210,7 @@ def _overlay(image: RGB, pair: Pair) -> RGB:
             f"error {np.nanmedian(pair.error):.2f} px",
             f"no motion {np.nanmedian(pair.identity_error):.2f} px",
         ]
-    chosen = np.arange(0, len(points), -(-len(points) // MAX_DRAWN))
-    return draw_flow(image, matches.select(chosen), pair.error[chosen], points["inlier"][chosen] > 0, lines)
+    return draw_flow(image, matches, pair.error, points["inlier"] > 0, lines)
 
 
 def _sheet(pictures: Sequence[RGB], columns: int = 3) -> RGB:
