@@ -42,10 +42,11 @@ setup(
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml", "LICENSE"]),
         (f"share/{NAME}/launch", sorted(glob("launch/*.launch.*"))),
-        (f"share/{NAME}/config", sorted(glob("config/*"))),
+        (f"share/{NAME}/config", sorted(glob("config/*.*"))),
+        (f"share/{NAME}/config/profiles", sorted(glob("config/profiles/*"))),
         # pip ignores setup.cfg's script directory, so `ros2 run` finds this after `pip install`; colcon's entry point
         # takes its place.
-        (f"lib/{NAME}", ["scripts/matcher_node", "scripts/train_matcher"]),
+        (f"lib/{NAME}", ["scripts/matcher_node", "scripts/endoscope_publisher", "scripts/train_matcher"]),
     ],
     zip_safe=False,
     install_requires=[
@@ -76,6 +77,7 @@ setup(
         "console_scripts": [
             f"endomatch = {NAME}.cli:main",
             f"matcher_node = {NAME}.ros.node:main",
+            f"endoscope_publisher = {NAME}.ros.publisher:main",
             f"train_matcher = {NAME}.training.cli:executable",
         ],
     },

@@ -1,60 +1,74 @@
-"""Start the matcher node.
+"""Start the matcher node, if wanted with RViz and a recording.
 
-ros2 launch endomatch_ros endomatch.launch.py image:=/camera/image_raw camera_info:=/camera/camera_info
+ros2 launch endomatch_ros endomatch.launch.py image:=/camera/image_raw
+ros2 launch endomatch_ros endomatch.launch.py image:=/stereo/{camera}/image_raw cameras:='[left, right]' mode:=stereo
+ros2 launch endomatch_ros endomatch.launch.py profile:=dvrk rviz:=true record:=case_1
+
+In another launch file, include it inside a GroupAction, which keeps its arguments to itself; PushRosNamespace there
+counts for the node as for any other.
 """
 
-import os
+from pathlib import Path
 
-from ament_index_python.packages import get_package_share_directory
-from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
-from launch.substitutions import LaunchConfiguration
-from launch_ros.actions import Node
+from launch.actions import GroupAction, IncludeLaunchDescription, OpaqueFunction
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch_ros.actions import LifecycleNode, Node
 
-from endomatch_ros.ros import dds
+from endomatch_ros.ros import launching
 from launch import LaunchDescription
 
-ARGUMENTS = {
-    "image": ("image_raw", "image topic, without /compressed; relative names are in the namespace"),
-    "camera_info": ("camera_info", "calibration topic; need not exist"),
-    "image_transport": ("", "raw or compressed; empty: as in params_file"),
-    "model": ("", "preset or path of a .safetensors checkpoint; empty: as in params_file"),
-    "device": ("", "auto, cpu, cuda or cuda:N; empty: as in params_file"),
-    "namespace": ("", "namespace of the node"),
-    "name": ("endomatch", "name of the node"),
-    "params_file": ("", "YAML file with parameters; empty: config/endomatch.yaml of the package"),
-    "log_level": ("info", "debug, info, warn or error"),
-    "fastdds_profile": ("true", "give what is started here the shared-memory profile for large images"),
-}
+FOLDER = Path(__file__).resolve().parent
+CONFIG = FOLDER.parent / "config"
 
 
 def start(context):
     """The actions, once the arguments' values are known."""
-    value = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
-    default = os.path.join(get_package_share_directory("endomatch_ros"), "config", "endomatch.yaml")
-    chosen = {name: value[name] for name in ("image_transport", "model", "device") if value[name]}
-    environment = {}
-    if value["fastdds_profile"].lower() in ("true", "1"):
-        wanted = dict(os.environ)
-        dds.prepare(wanted)
-        environment = {name: text for name, text in wanted.items() if os.environ.get(name) != text}
-    node = Node(
+    values = launching.perform(context, launching.NODE_ARGUMENTS)
+    inputs = launching.find_inputs(values, CONFIG, launching.pushed_namespace(context))
+    chosen = launching.overrides(values, inputs.cameras)
+    node = LifecycleNode(  # so that OnStateTransition can wait until it is active
         package="endomatch_ros",
         executable="matcher_node",
-        name=value["name"],
-        namespace=value["namespace"],
-        parameters=[value["params_file"] or default, chosen],
-        remappings=[("image_raw", value["image"]), ("camera_info", value["camera_info"])],
-        arguments=["--ros-args", "--log-level", f"{value['name']}:={value['log_level']}"],
+        name=values["name"],
+        namespace=values["namespace"],
+        parameters=[*map(str, inputs.files), chosen],
+        remappings=inputs.remappings,
+        arguments=["--ros-args", "--log-level", f"{inputs.logger}:={launching.log_level(values['log_level'])}"],
+        additional_env=launching.environment(launching.flag("fastdds_profile", values["fastdds_profile"])),
         output="screen",
         emulate_tty=True,
     )
-    return [*(SetEnvironmentVariable(name, text) for name, text in environment.items()), node]
+    actions = [node]
+    if launching.flag("rviz", values["rviz"]):
+        actions.append(rviz(values, inputs, chosen))
+    if values["record"]:
+        actions.append(recording(values))
+    return actions
+
+
+def rviz(values, inputs, chosen):
+    """RViz on the node's topics."""
+    file = CONFIG / "endomatch.rviz"
+    return Node(
+        package="rviz2",
+        executable="rviz2",
+        name=f"{values['name']}_rviz",
+        namespace=values["namespace"],
+        arguments=["-d", str(file)],
+        parameters=[{"use_sim_time": chosen.get("use_sim_time", False)}],
+        remappings=launching.rviz_remappings(file, inputs),
+        output="log",
+    )
+
+
+def recording(values):
+    """record.launch.py with the same inputs."""
+    forwarded = {name: values[name] for name in (*launching.INPUT_ARGUMENTS, "use_sim_time", "fastdds_profile")}
+    file = PythonLaunchDescriptionSource(str(FOLDER / "record.launch.py"))
+    arguments = {**forwarded, "output": values["record"], "outputs": "true"}
+    return GroupAction([IncludeLaunchDescription(file, launch_arguments=arguments.items())])
 
 
 def generate_launch_description():
     """Declare the arguments and start the node."""
-    arguments = [
-        DeclareLaunchArgument(name, default_value=default, description=text)
-        for name, (default, text) in ARGUMENTS.items()
-    ]
-    return LaunchDescription([*arguments, OpaqueFunction(function=start)])
+    return LaunchDescription([*launching.declare(launching.NODE_ARGUMENTS), OpaqueFunction(function=start)])

@@ -19,7 +19,7 @@ import pytest
 rclpy = pytest.importorskip("rclpy", reason="rclpy is not installed")
 
 from diagnostic_msgs.msg import DiagnosticArray
-from geometry_msgs.msg import PoseStamped
+from geometry_msgs.msg import PoseStamped, PoseWithCovarianceStamped
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -27,6 +27,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 
 from endomatch_ros.matching.config import MatcherConfig
+from endomatch_ros.matching.preparation import prepare
 from endomatch_ros.matching.types import Matches
 from endomatch_ros.ros import dds
 from endomatch_ros.ros.images import to_message
@@ -65,6 +66,7 @@ class FakeMatcher:
     def __init__(self):
         self.config, self.info = MatcherConfig(), FakeInfo()
         self.warm = False
+        self.batches = []
 
     def configure(self, **changes):
         self.config = self.config.changed(**changes)
@@ -72,42 +74,64 @@ class FakeMatcher:
     def warmup(self, size):
         self.warm = True
 
+    def prepare(self, image, mask=None, roi=None):
+        prepare(image, mask, roi, self.config, 14)  # for what it refuses
+        return image
+
+    def describe(self, frames):
+        self.batches.append(len(frames))
+        return list(frames)
+
 
 class FakeStream:
     """Matches a fixed rigid scene seen from two fixed poses; may be held up, may be made to fail."""
 
     def __init__(self, matcher):
         self.matcher = matcher
+        self.reference = "previous"
+        self.track_lengths = np.array([2, 2, 3, 9])
         self.gate = threading.Event()  # cleared: the next push waits
         self.gate.set()
         self.entered = self.done = 0
         self.fail_with: Exception | None = None
-        self.previous = None
-        self.count = 60
+        self.previous = self.newest = None
+        self.count, self.coverage = 60, 0.5
+        self.views = None  # two arrays of points; None: those of the two poses
 
     def reset(self):
-        self.previous = None
+        self.previous = self.newest = None
 
-    def push(self, image, stamp=None, mask=None):
+    def set_keyframe(self):
+        self.previous = self.newest
+        return self.newest is not None
+
+    def push_features(self, features, stamp=None):
         self.entered += 1
         assert self.gate.wait(PATIENCE)
         try:
-            return self._match(image, stamp)
+            return self._match(features, stamp)
         finally:
             self.done += 1
+
+    def match_newest(self, features, stamp=None):
+        return self._answer(features, self.newest, stamp)
 
     def _match(self, image, stamp):
         if self.fail_with is not None:
             error, self.fail_with = self.fail_with, None
             raise error
-        before, self.previous = self.previous, stamp
-        if before is None:
-            return None
+        before, self.newest = self.previous, stamp
+        if before is None or self.reference == "previous":
+            self.previous = stamp
+        return None if before is None else self._answer(image, before, stamp)
+
+    def _answer(self, image, before, stamp):
         height, width = image.shape[:2]
-        points0, points1 = two_views(self.count, width, height)
+        points0, points1 = self.views or two_views(self.count, width, height)
+        count = len(points0)
         return Matches(
-            points0, points1, np.full(self.count, 0.9, np.float32), np.arange(self.count, dtype=np.uint32),
-            (width, height), (width, height), before, stamp, 0.5, {"matching": 1.0},
+            points0, points1, np.full(count, 0.9, np.float32), np.arange(count, dtype=np.uint32),
+            (width, height), (width, height), before, stamp, self.coverage, {"matching": 1.0},
         )  # fmt: skip
 
 
@@ -133,24 +157,29 @@ def texture(width=160, height=120, seed=0):
 
 
 class Client:
-    """A node of the test's own: publishes images, keeps what the tested node publishes."""
+    """A node of the test's own: publishes a camera's images, keeps what the tested node publishes for it."""
 
-    def __init__(self, context, name="endomatch", **options):
+    def __init__(self, context, name="endomatch", camera="", **options):
         self.node = Node("client", context=context, **options)
         qos = QoSProfile(depth=10)
-        self.images = self.node.create_publisher(Image, "image_raw", qos)
-        self.jpegs = self.node.create_publisher(CompressedImage, "image_raw/compressed", qos)
-        self.infos = self.node.create_publisher(CameraInfo, "camera_info", qos)
+        self.camera = camera
+        folder = f"{camera}/" if camera else ""
+        self.images = self.node.create_publisher(Image, f"{folder}image_raw", qos)
+        self.jpegs = self.node.create_publisher(CompressedImage, f"{folder}image_raw/compressed", qos)
+        self.infos = self.node.create_publisher(CameraInfo, f"{folder}camera_info", qos)
         self.clouds, self.errors, self.poses, self.pictures, self.reports = [], [], [], [], []
+        self.uncertain_poses, self.points = [], []
         for kind, topic, into in (
-            (PointCloud2, f"{name}/correspondences", self.clouds),
-            (DiagnosticArray, f"{name}/epipolar_error", self.errors),
-            (PoseStamped, f"{name}/relative_pose", self.poses),
+            (PointCloud2, f"{name}/{folder}correspondences", self.clouds),
+            (DiagnosticArray, f"{name}/{folder}epipolar_error", self.errors),
+            (PoseStamped, f"{name}/{folder}relative_pose", self.poses),
+            (PoseWithCovarianceStamped, f"{name}/{folder}relative_pose_with_covariance", self.uncertain_poses),
+            (PointCloud2, f"{name}/{folder}points", self.points),
             (DiagnosticArray, "/diagnostics", self.reports),
         ):
             self.node.create_subscription(kind, topic, into.append, 50)
         self.services = {}
-        self.name = name
+        self.name, self.folder = name, folder
         self.clock = 1_000_000_000
 
     def send(self, image=None, stamp=None, **changes):
@@ -174,7 +203,7 @@ class Client:
         return self.wait_stamped(self.errors, stamp).status[0]
 
     def watch_pictures(self):
-        return self.node.create_subscription(Image, f"{self.name}/visualization", self.pictures.append, 10)
+        return self.node.create_subscription(Image, f"{self.name}/{self.folder}visualization", self.pictures.append, 10)
 
     def call(self, kind, service, request):
         # One client a service, discovered once: what the graph says later (another node of the name that is going
@@ -204,12 +233,14 @@ class Client:
 class Bench:
     """The node with a fake or real matcher, and a client, each on an executor thread of its own."""
 
-    def __init__(self, parameters=None, cli_args=(), load=None, make_stream=None, wait_active=True, **options):
+    def __init__(
+        self, parameters=None, cli_args=(), load=None, make_stream=None, wait_active=True, clients=("",), **options
+    ):
         from endomatch_ros.ros.node import EndomatchNode
 
         self.context = rclpy.Context()
         self.context.init(args=[], domain_id=DOMAIN)
-        self.stream = None
+        self.streams = []
         self.loaded = []
         overrides = [Parameter(key, value=value) for key, value in (parameters or {}).items()]
         options |= {"load": load or self._load, "make_stream": make_stream or self._make_stream}
@@ -219,9 +250,9 @@ class Bench:
         except BaseException:
             self.context.try_shutdown()
             raise
-        self.client = Client(self.context)
+        self.clients = {camera: Client(self.context, camera=camera) for camera in clients}
         self._executors, self._threads = [], []
-        for node in (self.node, self.client.node):
+        for node in (self.node, *(client.node for client in self.clients.values())):
             executor = SingleThreadedExecutor(context=self.context)
             executor.add_node(node)
             thread = threading.Thread(target=self._spin, args=(executor,), daemon=True)
@@ -237,13 +268,27 @@ class Bench:
         return FakeMatcher()
 
     def _make_stream(self, matcher):
-        self.stream = FakeStream(matcher)
-        return self.stream
+        self.streams.append(FakeStream(matcher))
+        return self.streams[-1]
+
+    @property
+    def client(self):
+        """The first client."""
+        return next(iter(self.clients.values()))
+
+    @property
+    def stream(self):
+        """The newest stream."""
+        return self.streams[-1]
 
     @staticmethod
     def _spin(executor):
         with contextlib.suppress(rclpy.executors.ExternalShutdownException, rclpy.executors.ShutdownException):
             executor.spin()
+
+    def counts(self, camera=""):
+        """What the node has counted so far for a camera."""
+        return self.node._statistics[camera].snapshot(0)
 
     @property
     def state(self):
@@ -253,19 +298,24 @@ class Bench:
         wait_until(lambda: self.state == state, f"state {state}, it is {self.state}")
 
     def wait_connected(self):
-        client = self.client
-        wait_until(
-            lambda: (
-                max(p.get_subscription_count() for p in (client.images, client.jpegs)) > 0
-                and client.node.count_publishers("endomatch/epipolar_error") > 0
-                and self.node._session is not None
+        def connected():
+            session = self.node._session
+            return (
+                session is not None
                 and all(
-                    p.get_subscription_count()
-                    for p in (self.node._session._outputs._error, self.node._session._outputs._correspondences)
+                    max(client.images.get_subscription_count(), client.jpegs.get_subscription_count()) > 0
+                    for camera, client in self.clients.items()
+                    if camera in session.channels
                 )
-            ),
-            "discovery",
-        )
+                and all(
+                    publisher.get_subscription_count() > 0
+                    for source, outputs in session._outputs.items()
+                    if source in self.clients
+                    for publisher in (outputs._error, outputs._correspondences)
+                )
+            )
+
+        wait_until(connected, "discovery")
 
     def settled(self):
         """Send a frame and wait until the fake matcher is through with it; its stamp."""
@@ -281,19 +331,20 @@ class Bench:
         return stamp, self.client.answer(stamp)
 
     def close(self):
-        if self.stream is not None:
-            self.stream.gate.set()
+        for stream in self.streams:
+            stream.gate.set()
         self.node._release()
         for executor in self._executors:
             executor.shutdown(timeout_sec=5)
         for thread in self._threads:
             thread.join(5)
-        self.client.node.destroy_node()
+        for client in self.clients.values():
+            client.node.destroy_node()
         self.node.destroy_node()
         self.context.try_shutdown()
         # rclpy frees a lifecycle node's own services, and with them its DDS participant, only with the garbage. Left to
         # chance, that happens in the middle of a later test, whose services then come and go with them.
-        del self.client, self.node, self._executors, self._threads
+        del self.clients, self.node, self._executors, self._threads
         gc.collect()
 
 

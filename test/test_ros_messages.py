@@ -14,20 +14,18 @@ from endomatch_ros.matching.types import Matches
 from endomatch_ros.ros.calibration import to_camera, to_camera_info
 from endomatch_ros.ros.messages import (
     CLOUD_DTYPE,
-    Limits,
-    error_values,
-    judge,
     make_points,
     ns_to_stamp,
     pack_cloud,
-    pack_error,
     pack_pose,
     stamp_to_ns,
     unpack_cloud,
     unpack_values,
 )
 from endomatch_ros.ros.statistics import Statistics
-from endomatch_ros.ros.worker import LatestWorker
+from endomatch_ros.ros.sync import FrameBuffer
+from endomatch_ros.ros.verdict import Limits, error_values, judge, pack_error
+from endomatch_ros.ros.worker import Worker
 
 STAMP = Time(sec=12, nanosec=345)
 
@@ -227,29 +225,51 @@ def test_worker_takes_the_latest_and_survives_errors():
             finished.set()
 
     started = threading.Event()
-    worker = LatestWorker(lambda item: (started.set(), process(item)), lambda item, error: failed.append(item))
-    assert not worker.submit("bad")
+    dropped = []
+    worker = Worker(
+        FrameBuffer([""]),
+        lambda items: (started.set(), process(items[""])),
+        lambda items, error: failed.append(items[""]),
+        lambda camera, cause: dropped.append((camera, cause)),
+    )
+    worker.submit("", "bad", 0)
     assert started.wait(10)
-    assert not worker.submit("old")
-    assert worker.submit("last")  # took the old one's place
+    worker.submit("", "old", 1)
+    assert dropped == []
+    worker.submit("", "last", 2)
+    assert dropped == [("", "superseded")]  # the old one
     gate.set()
     assert finished.wait(10)
     assert (done, failed) == (["last"], ["bad"])
     assert worker.stop()
 
 
+def test_worker_gives_a_lonely_frame_out_when_its_patience_ends():
+    taken, done = [], threading.Event()
+    worker = Worker(
+        FrameBuffer(["left", "right"]),
+        lambda items: (taken.append(items), done.set()),
+        lambda *_: None,
+        lambda *_: None,
+    )
+    worker.submit("left", "l", 0, patience=0.05)
+    assert done.wait(10)
+    assert taken == [{"left": "l"}]
+    assert worker.stop()
+
+
 def test_stopping_drops_what_waits():
     gate, started, done = threading.Event(), threading.Event(), []
 
-    def process(item):
+    def process(items):
         started.set()
         assert gate.wait(10)
-        done.append(item)
+        done.append(items[""])
 
-    worker = LatestWorker(process, lambda item, error: None)
-    worker.submit(1)
+    worker = Worker(FrameBuffer([""]), process, lambda *_: None, lambda *_: None)
+    worker.submit("", 1, 0)
     assert started.wait(10)
-    worker.submit(2)
+    worker.submit("", 2, 1)
     assert not worker.stop(timeout=0)
     gate.set()
     assert worker.stop()

@@ -66,7 +66,7 @@ def test_camera_info_adds_rays_and_relative_pose(running):
     info.k = pinhole(WIDTH, HEIGHT).ravel().tolist()
     wait_until(lambda: running.client.infos.get_subscription_count(), "the camera_info subscription")
     running.client.infos.publish(info)
-    wait_until(lambda: running.node._session._info, "camera_info")
+    wait_until(lambda: running.node._session.channels[""].info, "camera_info")
     stamp, _ = running.matched()
     pose = running.client.wait_stamped(running.client.poses, stamp)
     position = pose.pose.position
@@ -83,9 +83,9 @@ def test_contradictory_camera_info_is_named_and_matching_goes_on(running):
     info = CameraInfo(width=640, height=480, distortion_model="plumb_bob", k=pinhole(640, 480).ravel().tolist())
     wait_until(lambda: running.client.infos.get_subscription_count(), "the camera_info subscription")
     running.client.infos.publish(info)
-    wait_until(lambda: running.node._session._info, "camera_info")
+    wait_until(lambda: running.node._session.channels[""].info, "camera_info")
     warnings = []
-    running.node._session.pipeline._on_warning = warnings.append
+    running.node._session.channels[""].pipeline._on_warning = warnings.append
     _, status = running.matched()
     assert status.level == DiagnosticStatus.OK
     running.matched()
@@ -112,7 +112,7 @@ def test_latest_frame_wins_while_the_matcher_is_busy(running):
     stamps = []
     for waiting in range(5):
         stamps.append(client.send())
-        wait_until(lambda n=waiting: running.node._statistics.snapshot(0).received >= 4 + n, "arrival")
+        wait_until(lambda n=waiting: running.counts().received >= 4 + n, "arrival")
     stream.gate.set()
     client.answer(busy)
     client.answer(stamps[-1])
@@ -131,7 +131,7 @@ def test_visualization_is_made_only_for_a_subscriber(running, monkeypatch):
     running.matched()
     assert not drawn
     running.client.watch_pictures()
-    wait_until(lambda: running.node._session._outputs._picture.get_subscription_count(), "the subscriber")
+    wait_until(lambda: running.node._session._outputs[""]._picture.get_subscription_count(), "the subscriber")
     stamp, _ = running.matched()
     picture = running.client.wait_stamped(running.client.pictures, stamp)
     assert (picture.width, picture.height, picture.encoding) == (80, 60, "rgb8")
@@ -177,7 +177,7 @@ def test_reset_makes_the_next_frame_the_reference(running):
     assert running.client.call(Trigger, "endomatch/reset", Trigger.Request()).success
     before = len(running.client.errors)
     skipped = running.client.send()
-    wait_until(lambda: running.node._statistics.snapshot(0).resets.get("service"), "the reset")
+    wait_until(lambda: running.counts().resets.get("service"), "the reset")
     stamp = running.client.send()
     running.client.answer(stamp)
     assert len(running.client.errors) == before + 1
@@ -202,7 +202,7 @@ def test_a_stamp_in_the_past_or_another_size_starts_again(running):
     ):
         done = running.stream.done
         client.send(image, stamp)
-        wait_until(lambda c=cause: running.node._statistics.snapshot(0).resets.get(c), "the reset")
+        wait_until(lambda c=cause: running.counts().resets.get(c), "the reset")
         wait_until(lambda n=done: running.stream.done > n, "the new reference")
     stamp = client.send(texture(200, 100))
     client.answer(stamp)

@@ -86,7 +86,7 @@ def test_large_images_cross_processes_best_effort_with_the_profile(tmp_path, spa
         options = ["--rate", "20", "--preload", "--wait-for-subscriber"]
         # The client publishes on image_raw, too; it stays silent here.
         spawn([*PUBLISHER, "--source", "images", str(tmp_path), *options], cwd=ROOT)
-        wait_until(lambda: current.node._statistics.snapshot(0).received >= 9, "the images", patience=60)
+        wait_until(lambda: current.counts().received >= 9, "the images", patience=60)
 
 
 @pytest.mark.parametrize(("offered", "arrives"), [(RELIABLE, True), (BEST_EFFORT, False)])
@@ -118,3 +118,14 @@ def test_profile_is_found_without_an_ament_index_and_the_users_own_is_kept(monke
     assert chosen["FASTDDS_DEFAULT_PROFILES_FILE"] == "/mine.xml"
     assert chosen["ROS_DOMAIN_ID"] == "9"
     assert os.environ["FASTDDS_DEFAULT_PROFILES_FILE"]
+
+
+def test_the_publisher_takes_ros_arguments_and_ends_cleanly_when_told(watching, spawn):
+    """A remapping is no folder of pictures; SIGINT in the middle of the frames is no failure."""
+    options = ["--stereo", "--width", "64", "--height", "64", "--rate", "100"]
+    process = spawn([*PUBLISHER, *options, "--ros-args", "-r", "left/image_raw:=first", "-r", "__ns:=/scope"])
+    count = watching.client.node.count_publishers
+    wait_until(lambda: count("/scope/first") == 1, "the left camera", patience=60)
+    wait_until(lambda: count("/scope/right/camera_info") == 1, "the right camera")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=30) == 0

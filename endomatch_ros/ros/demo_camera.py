@@ -36,7 +36,7 @@ class DemoCamera(FramePublisher):
         self._poses = self.create_publisher(PoseStamped, "true_pose", 10)
 
     def _tick(self) -> None:
-        if self._images.get_subscription_count() >= LISTENERS:
+        if self.listeners >= LISTENERS:
             super()._tick()
 
     def _send(self, frame: Frame, stamp: Time) -> None:

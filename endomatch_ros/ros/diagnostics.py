@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,59 +17,86 @@ if TYPE_CHECKING:
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 # Every cause is always listed, so that a monitor finds the key before the first drop.
-DROPS = ("superseded", "bad_encoding", "bad_image", "matching_failed", "not_active", "disabled")
+DROPS = ("superseded", "unpaired", "bad_encoding", "bad_image", "matching_failed", "not_active", "disabled")
 FAULTS = ("bad_encoding", "bad_image", "matching_failed")
+KEYFRAMES = ("first", "overlap", "inliers", "lost", "service")
 RESETS = ("activated", "service", "stamp_backwards", "size_changed", "parameters_changed", "matching_failed")
 
 
 @dataclass(frozen=True)
 class Condition:
-    """What a report is made of, beside the counters.
+    """The node as a whole.
 
     Attributes:
         state: label of the lifecycle state.
-        topic, type_name: the image topic, resolved, and its message type.
         waited: seconds since activation.
         timeout: seconds without an image that are tolerated.
-        faults: frames that failed since the last report.
         matcher: the loaded matcher, None while unconfigured.
         fault: why the configuration failed; empty if it did not.
         hardware_id: names model and device.
+        gap: seconds between the stamps of the last unpaired frame and its nearest partner; None if unknown.
+        tolerance: how far apart they may be, s.
     """
 
     state: str
-    topic: str
-    type_name: str
     waited: float
     timeout: float
-    faults: int
     matcher: Any
     fault: str
     hardware_id: str
+    gap: float | None = None
+    tolerance: float = 0.0
 
 
-def make_report(node: Node, snapshot: Snapshot, condition: Condition) -> DiagnosticArray:
-    """Make the ``/diagnostics`` message: input, processing, model; a missing input is logged, too."""
+@dataclass(frozen=True)
+class Source:
+    """One camera, or the stereo pair.
+
+    Attributes:
+        label: goes before the names of its statuses; empty for a single camera.
+        snapshot: its counters.
+        faults: frames that failed since the last report.
+        topic, type_name: the image topic, resolved, and its message type; empty for the stereo pair.
+    """
+
+    label: str
+    snapshot: Snapshot
+    faults: int
+    topic: str = ""
+    type_name: str = ""
+
+
+def make_report(
+    node: Node, condition: Condition, cameras: Sequence[Source], stereo: Source | None = None
+) -> DiagnosticArray:
+    """Make the ``/diagnostics`` message; a missing input is logged, too.
+
+    For each camera ``NODE: LABEL input`` and ``NODE: LABEL processing``; with a stereo mode
+    ``NODE: stereo processing``; ``NODE: model``.
+    """
     name = node.get_fully_qualified_name()
     report = DiagnosticArray()
     report.header.stamp = node.get_clock().now().to_msg()
-    report.status = [
-        _input_status(node, f"{name}: input", snapshot, condition),
-        _processing_status(f"{name}: processing", snapshot, condition),
-        _model_status(f"{name}: model", condition),
-    ]
+    for source in cameras:
+        label = f"{name}: {source.label} ".replace("  ", " ")
+        report.status.append(_input_status(node, f"{label}input", source, condition))
+        report.status.append(_processing_status(f"{label}processing", source, condition))
+    if stereo is not None:
+        report.status.append(_stereo_status(f"{name}: stereo processing", stereo, cameras, condition))
+    report.status.append(_model_status(f"{name}: model", condition))
     return report
 
 
-def _input_status(node: Node, name: str, snapshot: Snapshot, condition: Condition) -> DiagnosticStatus:
-    topic, waited, age = condition.topic, condition.waited, snapshot.age
+def _input_status(node: Node, name: str, source: Source, condition: Condition) -> DiagnosticStatus:
+    topic, snapshot = source.topic, source.snapshot
+    waited, age = condition.waited, snapshot.age
     level, message = OK, f"{snapshot.rate:.1f} images/s on {topic}"
     if condition.state != "active":
         message = f"not matching: the node is {condition.state}"
     elif age is None or age > waited:  # none since activation
         message = f"waiting for images on {topic}"
         if waited > condition.timeout:
-            hint = _no_images_hint(node, topic, condition.type_name)
+            hint = _no_images_hint(node, topic, source.type_name)
             level, message = WARN, f"no images on {topic} for {waited:.0f} s: {hint}"
             node.get_logger().warning(message, throttle_duration_sec=10.0)
     elif age > condition.timeout:
@@ -83,20 +111,40 @@ def _input_status(node: Node, name: str, snapshot: Snapshot, condition: Conditio
     return make_status(name, level, message, topic, values)
 
 
-def _processing_status(name: str, snapshot: Snapshot, condition: Condition) -> DiagnosticStatus:
+def _processing_status(name: str, source: Source, condition: Condition) -> DiagnosticStatus:
+    snapshot = source.snapshot
     level, message = OK, f"{snapshot.answered} pairs published"
     if snapshot.latency:
         message += f", median latency {snapshot.latency[0]:.0f} ms"
-    if condition.faults:
+    if source.faults:
         level = WARN
-        message = f"{condition.faults} frames failed since the last report; the last one: {snapshot.problem}"
+        message = f"{source.faults} frames failed since the last report; the last one: {snapshot.problem}"
     values: dict[str, Any] = {"answered": snapshot.answered}
     for label, figures in (("latency", snapshot.latency), ("stamp_latency", snapshot.stamp_latency)):
         for index, percentile in enumerate(("p50", "p95", "p99")):
             values[f"{label}_{percentile}_ms"] = _rounded(figures[index] if figures else None)
+    values["tracks_alive"] = snapshot.tracks_alive
+    for index, which in enumerate(("p50", "p90", "max")):
+        values[f"track_frames_{which}"] = _rounded(snapshot.tracks[index] if snapshot.tracks else None)
     values |= {f"dropped_{cause}": snapshot.drops.get(cause, 0) for cause in DROPS}
     values |= {f"reset_{cause}": snapshot.resets.get(cause, 0) for cause in RESETS}
+    values |= {f"keyframe_{cause}": snapshot.keyframes.get(cause, 0) for cause in KEYFRAMES}
     return make_status(name, level, message, condition.hardware_id, values)
+
+
+def _stereo_status(name: str, stereo: Source, cameras: Sequence[Source], condition: Condition) -> DiagnosticStatus:
+    status = _processing_status(name, stereo, condition)
+    ages = [source.snapshot.age for source in (stereo, *cameras)]
+    silent = [age is None or age > condition.timeout for age in ages]
+    # A camera that sends nothing has a warning of its own.
+    if condition.state == "active" and condition.waited > condition.timeout and silent[0] and not any(silent[1:]):
+        gap = "unknown" if condition.gap is None else f"{1e3 * condition.gap:.1f} ms"
+        status.level = WARN
+        status.message = (
+            f"images, but no pairs: the nearest stamps differ by {gap}, sync_tolerance_s allows "
+            f"{1e3 * condition.tolerance:.1f} ms; stamp both cameras with one clock, or raise it"
+        )
+    return status
 
 
 def _model_status(name: str, condition: Condition) -> DiagnosticStatus:

@@ -14,7 +14,6 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
@@ -30,6 +29,8 @@ from std_srvs.srv import SetBool, Trigger
 from endomatch_ros.errors import ConfigError, EndomatchError
 from endomatch_ros.ros import diagnostics, parameters
 from endomatch_ros.ros.lifetime import until_told
+from endomatch_ros.ros.messages import NANOSECONDS
+from endomatch_ros.ros.parameter_table import STEREO
 from endomatch_ros.ros.session import Session
 from endomatch_ros.ros.statistics import Statistics
 
@@ -59,13 +60,14 @@ class EndomatchNode(LifecycleNode):
         self._load, self._make_stream = load or _load_matcher, make_stream or _make_stream
         self._session: Session | None = None
         self._fault = ""
-        self._statistics = Statistics()
-        self._faults_reported = 0
+        self._faults_reported: dict[str, int] = {}
         self._known: dict[str, Any] = {}
         self.add_on_set_parameters_callback(self._check_parameters)
-        parameters.declare(self)
+        self._cameras = parameters.declare(self)
+        self._statistics = {camera: Statistics() for camera in self._cameras}
         self._report_to = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self.create_service(Trigger, "~/reset", self._on_reset)
+        self.create_service(Trigger, "~/set_keyframe", self._on_set_keyframe)
         self.create_service(SetBool, "~/enable", self._on_enable)
         # Wall time: with use_sim_time and no /clock the node must still start and report.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
@@ -81,7 +83,9 @@ class EndomatchNode(LifecycleNode):
         try:
             matcher = self._load(settings)
             matcher.warmup(WARM_UP_SIZE)
-            self._session = session = Session(self, matcher, settings, self._statistics, self._make_stream)
+            sources = [*self._cameras, *([STEREO] if settings.mode != "temporal" else [])]
+            self._statistics = {source: self._statistics.get(source, Statistics()) for source in sources}
+            self._session = session = Session(self, matcher, self._statistics, self._make_stream)
         except Exception as error:
             self._release()
             self._fault = str(error)
@@ -91,7 +95,8 @@ class EndomatchNode(LifecycleNode):
             return TransitionCallbackReturn.FAILURE
         self._fault = ""
         took = time.monotonic() - started
-        self.get_logger().info(f"{session.hardware_id} ready after {took:.1f} s, images from {session.topic}")
+        topics = ", ".join(channel.topic for channel in session.channels.values())
+        self.get_logger().info(f"{session.hardware_id} ready after {took:.1f} s, images from {topics}")
         return super().on_configure(state)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -147,7 +152,19 @@ class EndomatchNode(LifecycleNode):
         if self._session is None:
             response.message = _UNCONFIGURED
         else:
-            self._session.pipeline.request_reset("service")
+            self._session.request_reset("service")
+        return response
+
+    def _on_set_keyframe(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        reference = self.get_parameter("reference").value
+        response.success = self._session is not None and reference == "keyframe"
+        response.message = "the newest frame is the new keyframe"
+        if self._session is None:
+            response.message = _UNCONFIGURED
+        elif reference != "keyframe":
+            response.message = f"the parameter reference is {reference!r}; set it to keyframe"
+        else:
+            self._session.request_keyframe()
         return response
 
     def _on_enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
@@ -159,16 +176,15 @@ class EndomatchNode(LifecycleNode):
             response.message = _UNCONFIGURED
         elif self._session.enabled != request.data:
             self._session.enabled = request.data
-            self._session.pipeline.request_reset("service")
+            self._session.request_reset("service")
         return response
 
     def _check_parameters(self, changes: list[Parameter[Any]]) -> SetParametersResult:
-        named = {change.name: change.value for change in changes if change.name in parameters.SPECS}
+        named = {change.name: change.value for change in changes if parameters.spec_of(change.name)}
         try:
             parameters.check(named, self._known, self._session is not None)
             if self._session is not None:
-                changed = {name: value for name, value in named.items() if name != "autostart"}
-                self._session.pipeline.validate(replace(parameters.read(self), **changed))
+                self._session.validate(named)
         except ConfigError as error:
             return SetParametersResult(successful=False, reason=str(error))
         self._known |= named
@@ -178,22 +194,30 @@ class EndomatchNode(LifecycleNode):
 
     def _report(self) -> None:
         now, session = time.monotonic(), self._session
-        snapshot = self._statistics.snapshot(now)
-        faults = sum(snapshot.drops.get(cause, 0) for cause in diagnostics.FAULTS)
         active_since = session.active_since if session is not None else None
+        gap = session.buffer.gap if session is not None else None
         condition = diagnostics.Condition(
             state=self._state_machine.current_state[1],
-            topic=session.topic if session is not None else "",
-            type_name="sensor_msgs/msg/" + session.kind.__name__ if session is not None else "",
             waited=0.0 if active_since is None else now - active_since,
             timeout=self.get_parameter("input_timeout_s").value,
-            faults=faults - self._faults_reported,
             matcher=session.matcher if session is not None else None,
             fault=self._fault,
             hardware_id=session.hardware_id if session is not None else "none",
+            gap=None if gap is None else gap / NANOSECONDS,
+            tolerance=self.get_parameter("sync_tolerance_s").value,
         )
-        self._faults_reported = faults
-        self._report_to.publish(diagnostics.make_report(self, snapshot, condition))
+        sources = {label: self._source(label, now) for label in self._statistics}
+        stereo = sources.pop(STEREO, None)
+        self._report_to.publish(diagnostics.make_report(self, condition, list(sources.values()), stereo))
+
+    def _source(self, label: str, now: float) -> diagnostics.Source:
+        snapshot = self._statistics[label].snapshot(now)
+        faults = sum(snapshot.drops.get(cause, 0) for cause in diagnostics.FAULTS)
+        new, self._faults_reported[label] = faults - self._faults_reported.get(label, 0), faults
+        channel = self._session.channels.get(label) if self._session is not None else None
+        if channel is None:
+            return diagnostics.Source(label, snapshot, new)
+        return diagnostics.Source(label, snapshot, new, channel.topic, "sensor_msgs/msg/" + channel.kind.__name__)
 
 
 # PyTorch takes seconds to import: only configure needs it, a wrong parameter should be reported at once.

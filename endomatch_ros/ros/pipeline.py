@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -16,10 +16,14 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from endomatch_ros.errors import CalibrationError, ConfigError
 from endomatch_ros.geometry.camera import Camera
 from endomatch_ros.geometry.robust import EpipolarEstimate, estimate_epipolar, recover_relative_pose
+from endomatch_ros.geometry.uncertainty import refine_relative_pose, relative_pose_covariance
+from endomatch_ros.matching.keyframes import KeyframeWatch
 from endomatch_ros.ros.calibration import to_camera
 from endomatch_ros.ros.images import RGB, compressed_to_rgb, to_rgb
 from endomatch_ros.ros.messages import stamp_to_ns
-from endomatch_ros.ros.parameters import MATCHER_PARAMETERS, Settings
+from endomatch_ros.ros.parameter_table import MATCHER_PARAMETERS
+from endomatch_ros.ros.parameters import Settings
+from endomatch_ros.ros.statistics import Statistics
 
 if TYPE_CHECKING:
     from endomatch_ros.matching import Matches
@@ -48,33 +52,79 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Frame:
+    """A frame that was read and checked; the network has not seen it yet.
+
+    Attributes:
+        job: where it came from.
+        image: RGB uint8 ``(H, W, 3)``.
+        prepared: a :class:`~endomatch_ros.matching.preparation.Prepared`.
+        camera: its calibration, None if there is none.
+    """
+
+    job: Job
+    image: RGB
+    prepared: Any
+    camera: Camera | None
+
+    @property
+    def stamp(self) -> int:
+        """Nanoseconds."""
+        return stamp_to_ns(self.job.stamp)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """``(width, height)``."""
+        return self.image.shape[1], self.image.shape[0]
+
+
+@dataclass(frozen=True)
 class Pair:
     """A matched pair.
 
     Attributes:
         image: current frame, RGB uint8 ``(H, W, 3)``.
         matches: with stamps in nanoseconds.
-        estimate: robust epipolar geometry and the error of each match.
-        rays: ``(N, 3)`` rays of the current points, None if uncalibrated.
+        estimate: epipolar geometry and the error of each match.
+        cameras: of the reference and of the current frame; None where uncalibrated.
         pose: ``(4, 4)`` camera1_from_camera0 with unit translation, None if unknown.
+        covariance: ``(6, 6)`` of the pose as it is published, None if the matches do not determine it.
+        points: ``(N, 3)`` triangulated points of a stereo pair in metres, in the reference camera's frame; else None.
     """
 
     image: RGB
     matches: Matches
     estimate: EpipolarEstimate
-    rays: NDArray[np.float64] | None
-    pose: NDArray[np.float64] | None
+    cameras: tuple[Camera | None, Camera | None]
+    pose: NDArray[np.float64] | None = None
+    covariance: NDArray[np.float64] | None = None
+    points: NDArray[np.float64] | None = None
+
+    @property
+    def rays(self) -> NDArray[np.float64] | None:
+        """``(N, 3)`` rays of the current points, None if uncalibrated."""
+        camera = self.cameras[1]
+        return None if camera is None else camera.rays(self.matches.keypoints1)
+
+    @property
+    def reference_rays(self) -> NDArray[np.float64] | None:
+        """``(N, 3)`` rays of the reference points, None if uncalibrated."""
+        camera = self.cameras[0]
+        return None if camera is None else camera.rays(self.matches.keypoints0)
 
 
 class Pipeline:
-    """Decodes, matches with the previous frame and estimates the geometry; for one camera, used by one thread.
+    """Decodes, matches with the reference and estimates the geometry; for one camera, used by one thread.
 
     Args:
-        matcher: a :class:`~endomatch_ros.matching.Matcher`.
+        matcher: a :class:`~endomatch_ros.matching.Matcher`, perhaps shared with other cameras.
         settings: the parameters to start with.
-        on_reset: told the cause when the stream starts again (``stamp_backwards``, ``size_changed``, …).
+        statistics: counts resets, keyframes and tracks.
         on_warning: told once about each calibration that cannot be used.
         make_stream: makes the stream of the matcher.
+
+    Attributes:
+        stream: the frames' features and tracks.
 
     Raises:
         ConfigError: the mask file cannot be read, or the matcher refuses a value.
@@ -84,46 +134,48 @@ class Pipeline:
         self,
         matcher: Any,
         settings: Settings,
-        on_reset: Callable[[str], None],
+        statistics: Statistics,
         on_warning: Callable[[str], None],
         make_stream: Callable[[Any], Any],
     ) -> None:
         self._matcher = matcher
-        self._stream = make_stream(matcher)
+        self.stream = make_stream(matcher)
         self._settings = settings
-        self._on_reset = on_reset
+        self._statistics = statistics
         self._on_warning = on_warning
         self._own = {name: getattr(matcher.config, name) for name in MATCHER_PARAMETERS}
         matcher.configure(**self._config(settings))
+        self.stream.reference = settings.reference
         self._mask = _read_mask(settings.mask_file)
         self._requested: deque[str] = deque()
+        self._keyframe_wanted = False
+        self._watch = KeyframeWatch()
         self._last: tuple[int, tuple[int, int]] | None = None
         self._calibration: tuple[Any, Camera | None] = (None, None)
 
+    # Any thread
+
     def request_reset(self, cause: str) -> None:
-        """Start again from the next frame; may be called from any thread."""
+        """Start again from the next frame."""
         self._requested.append(cause)
+
+    def request_keyframe(self) -> None:
+        """Make the newest frame the keyframe before the next one comes."""
+        self._keyframe_wanted = True
 
     def validate(self, settings: Settings) -> None:
         """Raise ConfigError if the matcher would refuse the settings' values."""
         self._matcher.config.changed(**self._config(settings))
 
-    def _reset(self, cause: str) -> None:
-        self._stream.reset()
-        self._last = None
-        self._on_reset(cause)
+    # The worker's thread
 
-    def process(self, job: Job) -> Pair | None:
-        """Match the job's frame with the one before.
-
-        Returns:
-            The pair, or None for the first frame after a reset.
+    def open(self, job: Job) -> Frame:
+        """Read the job's image, find out whether the stream must start again, prepare it for the network.
 
         Raises:
-            ImageError: the message cannot be read or does not fit the mask.
+            ImageError: the message cannot be read or does not fit mask or region.
         """
-        while self._requested:
-            self._reset(self._requested.popleft())
+        self._obey()
         self._apply(job.settings)
         image = to_rgb(job.message) if isinstance(job.message, Image) else compressed_to_rgb(job.message)
         stamp, size = stamp_to_ns(job.stamp), (image.shape[1], image.shape[0])
@@ -131,23 +183,63 @@ class Pipeline:
             self._reset("stamp_backwards")  # a looped bag, a restarted clock: the old frame is no neighbour any more
         elif self._last and size != self._last[1]:
             self._reset("size_changed")
-        matches = self._stream.push(image, stamp, self._mask)
+        prepared = self._matcher.prepare(image, self._mask, job.settings.region)
         self._last = (stamp, size)
-        return None if matches is None else self._measure(image, matches, self._camera(job, size))
+        return Frame(job, image, prepared, self._camera(job, size))
 
-    def _measure(self, image: RGB, matches: Matches, camera: Camera | None) -> Pair:
-        points0, points1 = matches.keypoints0, matches.keypoints1
+    def match(self, frame: Frame, features: Any) -> Pair | None:
+        """Match a frame with the reference; None for the first frame after a reset."""
+        matches = self.stream.push_features(features, frame.stamp)
+        if matches is None:
+            self._new_keyframe("first")
+            return None
+        points0, points1, camera = matches.keypoints0, matches.keypoints1, frame.camera
         estimate = estimate_epipolar(points0, points1, camera, threshold=self._settings.ransac_threshold_px)
-        if camera is None:
-            return Pair(image, matches, estimate, None, None)
-        pose = recover_relative_pose(estimate, points0, points1, camera) if estimate.essential is not None else None
-        return Pair(image, matches, estimate, camera.rays(points1), pose)
+        self._statistics.tracks(self.stream.track_lengths)
+        self._judge_keyframe(matches, estimate)
+        pair = Pair(frame.image, matches, estimate, (camera, camera))
+        return pair if camera is None else _with_pose(pair, camera)
+
+    def hold(self, frame: Frame, features: Any) -> None:
+        """Take a frame without matching it with an earlier one: for stereo alone."""
+        self.stream.reset()
+        self.stream.push_features(features, frame.stamp)
+
+    def _obey(self) -> None:
+        while self._requested:
+            self._reset(self._requested.popleft())
+        if self._keyframe_wanted:
+            self._keyframe_wanted = False
+            if self.stream.set_keyframe():
+                self._new_keyframe("service")
+
+    def _reset(self, cause: str) -> None:
+        self.stream.reset()
+        self._last = None
+        self._statistics.reset(cause)
+
+    def _new_keyframe(self, cause: str) -> None:
+        self._watch.restart()
+        if self._settings.reference == "keyframe":
+            self._statistics.keyframe(cause)
+
+    def _judge_keyframe(self, matches: Matches, estimate: EpipolarEstimate) -> None:
+        if self._settings.reference != "keyframe":
+            return
+        ratio = float("nan") if estimate.model == "none" else float(estimate.inliers.mean())
+        cause = self._watch.due(len(matches), matches.coverage, ratio, self._settings.keyframe_rules)
+        if cause:
+            self.stream.set_keyframe()
+            self._new_keyframe(cause)
 
     def _apply(self, settings: Settings) -> None:
         before, self._settings = self._settings, settings
-        if settings is not before and settings.matcher_config() != before.matcher_config():
-            self._matcher.configure(**self._config(settings))
-            self._reset("parameters_changed")  # the kept features of the last frame belong to the old values
+        if settings is before or _kept(settings) == _kept(before):
+            return
+        # The features of the last frame belong to the old values.
+        self.stream.reference = settings.reference
+        self._matcher.configure(**self._config(settings))
+        self._reset("parameters_changed")
 
     def _config(self, settings: Settings) -> dict[str, Any]:
         """The matcher's values: what was chosen, the model's own for the rest."""
@@ -157,7 +249,7 @@ class Pipeline:
         if job.info is None:
             return None
         # Drivers repeat camera_info with every frame: work (and warn) once per content.
-        key = (_content(job.info), size)
+        key = (content(job.info), size)
         if self._calibration[0] != key:
             try:
                 camera = to_camera(job.info, size, self._settings.rectified)
@@ -168,7 +260,22 @@ class Pipeline:
         return self._calibration[1]
 
 
-def _content(info: CameraInfo) -> tuple[Any, ...]:
+def _with_pose(pair: Pair, camera: Camera) -> Pair:
+    estimate, points0, points1 = pair.estimate, pair.matches.keypoints0, pair.matches.keypoints1
+    rough = recover_relative_pose(estimate, points0, points1, camera)
+    if rough is None:
+        return pair
+    pose = refine_relative_pose(rough, points0, points1, camera, estimate.inliers)
+    covariance = relative_pose_covariance(pose, points0, points1, camera, estimate.inliers)
+    return replace(pair, pose=pose, covariance=covariance)
+
+
+def _kept(settings: Settings) -> tuple[Any, ...]:
+    """What the features that a stream keeps were made with."""
+    return settings.matcher_config(), settings.roi, settings.reference
+
+
+def content(info: CameraInfo) -> tuple[Any, ...]:
     """What counts of a CameraInfo, to compare by."""
     roi = info.roi
     region = (roi.x_offset, roi.y_offset, roi.width, roi.height, info.binning_x, info.binning_y)

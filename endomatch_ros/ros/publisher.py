@@ -29,6 +29,7 @@ from endomatch_ros.ros.messages import ns_to_stamp, stamp_to_ns
 if TYPE_CHECKING:
     from endomatch_ros.data.frames import Frame
 
+_BASELINE_M = 0.004  # about that of a stereo laparoscope
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 
 
@@ -43,6 +44,7 @@ class FramePublisher(Node):
         own_stamps: stamp with each frame's own time instead of now.
         compressed: publish JPEG on ``image_raw/compressed``.
         frame_id: the optical frame.
+        stereo: publish frames and their stereo partners under ``left/`` and ``right/``.
 
     Attributes:
         sent: frames sent so far.
@@ -58,6 +60,7 @@ class FramePublisher(Node):
         own_stamps: bool = False,
         compressed: bool = False,
         frame_id: str = "endoscope_optical_frame",
+        stereo: bool = False,
         **options: Any,
     ) -> None:
         super().__init__("endoscope", **options)
@@ -68,14 +71,21 @@ class FramePublisher(Node):
         self._waiting = wait_for_subscriber
         self._last_stamp = -1
         kind, topic = (CompressedImage, "image_raw/compressed") if compressed else (Image, "image_raw")
-        self._images = self.create_publisher(kind, topic, QoSProfile(depth=10))
-        self._infos = self.create_publisher(CameraInfo, "camera_info", QoSProfile(depth=10))
+        self._cameras = ("left/", "right/") if stereo else ("",)
+        qos = QoSProfile(depth=10)
+        self._images = [self.create_publisher(kind, camera + topic, qos) for camera in self._cameras]
+        self._infos = [self.create_publisher(CameraInfo, f"{camera}camera_info", qos) for camera in self._cameras]
         self._timer = self.create_timer(1 / rate, self._tick)
         if answers:
             self.create_subscription(DiagnosticArray, answers, self._on_answer, 10)
 
+    @property
+    def listeners(self) -> int:
+        """How many subscribe to the images; of two cameras, to those of the one with fewer."""
+        return min(images.get_subscription_count() for images in self._images)
+
     def _tick(self) -> None:
-        if self._waiting and self._images.get_subscription_count() == 0:
+        if self._waiting and self.listeners == 0:
             return
         self._waiting = False
         frame = next(self._frames, None)
@@ -84,15 +94,22 @@ class FramePublisher(Node):
             if not self.done.done():
                 self.done.set_result(None)
             return
+        if not self.context.ok():  # told to end while the frame was rendered
+            return
         stamp = ns_to_stamp(round(frame.stamp * 1e9)) if self._own_stamps else self.get_clock().now().to_msg()
         self._last_stamp = stamp_to_ns(stamp)
         self._send(frame, stamp)
 
     def _send(self, frame: Frame, stamp: Time) -> None:
-        if frame.camera is not None:
-            self._infos.publish(to_camera_info(frame.camera, stamp, self._frame_id))
         pack = to_compressed_message if self._compressed else to_message
-        self._images.publish(pack(frame.image, stamp, self._frame_id))
+        views = [(frame.image, frame.camera, 0.0)]
+        if len(self._cameras) > 1 and frame.partner is not None:
+            views.append((frame.partner.image, frame.partner.camera, -float(frame.partner.pose[0, 3])))
+        names = [f"{camera.rstrip('/')}_{self._frame_id}" if camera else self._frame_id for camera in self._cameras]
+        for (image, camera, baseline), name, images, infos in zip(views, names, self._images, self._infos, strict=True):
+            if camera is not None:
+                infos.publish(to_camera_info(camera, stamp, name, baseline))
+            images.publish(pack(image, stamp, name))
         self.sent += 1
 
     def _on_answer(self, message: DiagnosticArray) -> None:
@@ -101,7 +118,9 @@ class FramePublisher(Node):
             self._tick()
 
 
-def frames_of(source: str, path: Path | None, seed: int, size: tuple[int, int], rate: float) -> Iterator[Frame]:
+def frames_of(
+    source: str, path: Path | None, seed: int, size: tuple[int, int], rate: float, baseline: float = 0.0
+) -> Iterator[Frame]:
     """The frames of a source.
 
     Args:
@@ -110,6 +129,7 @@ def frames_of(source: str, path: Path | None, seed: int, size: tuple[int, int], 
         seed: scene of ``synthetic``, which never ends.
         size: ``(width, height)`` of ``synthetic``.
         rate: frames per second, which gives the stamps of ``synthetic`` and ``images``.
+        baseline: metres from the camera of ``synthetic`` to a second one on its right; 0: no second camera.
 
     Raises:
         DataError: the folder is missing, empty or damaged.
@@ -117,7 +137,8 @@ def frames_of(source: str, path: Path | None, seed: int, size: tuple[int, int], 
     if source == "synthetic":
         from endomatch_ros.data.synthetic import SceneConfig, SyntheticEndoscope
 
-        scene = SyntheticEndoscope(SceneConfig(seed=seed, width=size[0], height=size[1]))
+        config = SceneConfig(seed=seed, width=size[0], height=size[1], stereo_baseline=baseline)
+        scene = SyntheticEndoscope(config)
         return (scene.render(index / rate) for index in itertools.count())
     if path is None:
         raise DataError(f"source {source!r} needs the path of a folder")
@@ -148,16 +169,28 @@ def _pictures(folder: Path, rate: float) -> Iterator[Frame]:
 
 def main(argv: list[str] | None = None) -> int:
     """Publish frames until the source ends; 0, or 2 after bad input."""
-    args, ros_args = _parser().parse_known_args(argv)
+    argv = sys.argv[1:] if argv is None else argv
+    end = argv.index("--ros-args") if "--ros-args" in argv else len(argv)
+    args, ros_args = _parser().parse_args(argv[:end]), argv[end:]
     dds.prepare()
     try:
-        frames = frames_of(args.source, args.path, args.seed, (args.width, args.height), args.rate)
+        baseline = _BASELINE_M if args.stereo else 0.0
+        if args.stereo and args.source != "synthetic":
+            raise DataError(f"source {args.source!r} has no second camera; --stereo goes with synthetic")
+        frames = frames_of(args.source, args.path, args.seed, (args.width, args.height), args.rate, baseline)
         if args.count:
             frames = itertools.islice(frames, args.count)
         with until_told(ros_args) as stack:
             if args.preload:
                 frames = iter(list(frames))
-            wishes = args.answers, args.wait_for_subscriber, args.own_stamps, args.compressed, args.frame_id
+            wishes = (
+                args.answers,
+                args.wait_for_subscriber,
+                args.own_stamps,
+                args.compressed,
+                args.frame_id,
+                args.stereo,
+            )
             node = FramePublisher(frames, args.rate, *wishes)
             stack.callback(node.destroy_node)
             executor = SingleThreadedExecutor()
@@ -185,6 +218,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--compressed", action="store_true", help="publish JPEG on image_raw/compressed")
     add("--preload", action="store_true", help="read or render all frames before the first is sent")
     add("--frame-id", default="endoscope_optical_frame", help="frame_id (default: %(default)s)")
+    add("--stereo", action="store_true", help="two synthetic cameras 4 mm apart, on left/image_raw and right/image_raw")
     add("--seed", type=int, default=0, help="scene of the synthetic endoscope")
     add("--width", type=int, default=640, help="of the synthetic images (default: %(default)s)")
     add("--height", type=int, default=512, help="of the synthetic images (default: %(default)s)")

@@ -1,4 +1,4 @@
-"""What exists while the node is configured: subscriptions, the worker, the pipeline, the publishers."""
+"""What exists while the node is configured: the cameras' channels, the worker, the publishers."""
 
 from __future__ import annotations
 
@@ -6,41 +6,43 @@ import gc
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.lifecycle import LifecycleNode
-from rclpy.qos import qos_policy_name_from_kind
-from rclpy.qos_overriding_options import QoSOverridingOptions
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from sensor_msgs.msg import CompressedImage, Image
 
 from endomatch_ros.errors import EndomatchError, ImageError
 from endomatch_ros.ros import parameters
+from endomatch_ros.ros.channel import Channel
 from endomatch_ros.ros.images import ENCODINGS
-from endomatch_ros.ros.messages import stamp_to_ns
-from endomatch_ros.ros.outputs import INPUT_QOS, OVERRIDABLE, Outputs
-from endomatch_ros.ros.pipeline import Job, Pipeline
+from endomatch_ros.ros.messages import NANOSECONDS, stamp_to_ns
+from endomatch_ros.ros.outputs import Outputs
+from endomatch_ros.ros.parameter_table import STEREO
+from endomatch_ros.ros.pipeline import Frame, Job, Pair, Pipeline
 from endomatch_ros.ros.statistics import Statistics
-from endomatch_ros.ros.worker import LatestWorker
+from endomatch_ros.ros.stereo import StereoMatching
+from endomatch_ros.ros.sync import FrameBuffer
+from endomatch_ros.ros.worker import Worker
 
 _SAME_CLOCK_S = 60.0  # a stamp further from the node's clock than this was not taken on it
 
 
 class Session:
-    """Images in, answers out, for one loaded matcher.
+    """Images in, answers out, for one loaded matcher and all cameras.
 
-    Callbacks run on the executor's thread and only hand over; one worker thread matches and publishes.
+    Callbacks run on the executor's thread and only hand over; one worker thread matches and publishes. Frames of one
+    moment go through the network together.
 
     Args:
         node: whose topics and parameters are used.
         matcher: loaded.
-        settings: the parameters to start with.
-        statistics: counts what happens.
-        make_stream: makes the stream of the matcher.
+        statistics: counts what happens, by camera; with key ``stereo`` for the pairs of a stereo mode.
+        make_stream: makes a stream of the matcher.
 
     Attributes:
-        topic, kind: the image topic, resolved, and its message class.
+        channels: by camera.
+        buffer: the frames that wait.
         hardware_id: names model and device.
         active_since: ``time.monotonic()`` of the activation, None while inactive.
         enabled: False: frames are counted and ignored.
@@ -54,8 +56,7 @@ class Session:
         self,
         node: LifecycleNode,
         matcher: Any,
-        settings: parameters.Settings,
-        statistics: Statistics,
+        statistics: Mapping[str, Statistics],
         make_stream: Callable[[Any], Any],
     ) -> None:
         self.matcher = matcher
@@ -64,101 +65,151 @@ class Session:
         self.enabled = True
         self._node, self._statistics = node, statistics
         self._log = node.get_logger()
-        self._info: CameraInfo | None = None
-        self.pipeline = Pipeline(matcher, settings, statistics.reset, self._warn, make_stream)
-        compressed = settings.image_transport == "compressed"
-        # As image_transport does it: the remapping of image_raw counts for the compressed topic too.
-        self.topic = node.resolve_topic_name("image_raw") + ("/compressed" if compressed else "")
-        self.kind = CompressedImage if compressed else Image
-        self._outputs = Outputs(node, self.hardware_id)
-        self._worker = LatestWorker(self._process, self._fail)
-        self._inputs: list[Any] = []
+        self._mode = node.get_parameter("mode").value
+        self.channels: dict[str, Channel] = {}
+        self._outputs: dict[str, Outputs] = {}
+        self._stereo = StereoMatching(self._warn) if STEREO in statistics else None
+        cameras = [name for name in statistics if name != STEREO]
+        self.buffer: FrameBuffer[Job] = FrameBuffer(cameras, strict=self._mode == STEREO)
+        self._worker = Worker(self.buffer, self._process, self._fail_all, self._drop)
         try:
-            self._subscribe()
+            for camera in cameras:
+                self._open(camera, make_stream)
+            if self._stereo is not None:
+                self._outputs[STEREO] = Outputs(node, self.hardware_id, STEREO, stereo=True)
         except Exception:
             self.close()
             raise
 
-    def _subscribe(self) -> None:
-        events = SubscriptionEventCallbacks(incompatible_qos=self._on_incompatible_qos)
-        for kind, topic, callback in (
-            (self.kind, self.topic, self._on_image),
-            (CameraInfo, "camera_info", self._on_info),
-        ):
-            subscription = self._node.create_subscription(
-                kind,
-                topic,
-                callback,
-                INPUT_QOS,
-                event_callbacks=events if kind is self.kind else None,
-                qos_overriding_options=QoSOverridingOptions(OVERRIDABLE),
-            )
-            self._inputs.append(subscription)
+    def _open(self, camera: str, make_stream: Callable[[Any], Any]) -> None:
+        settings, statistics = parameters.read(self._node, camera), self._statistics[camera]
+        pipeline = Pipeline(self.matcher, settings, statistics, self._warn, make_stream)
+        if self._mode != STEREO:
+            self._outputs[camera] = Outputs(self._node, self.hardware_id, camera)
+        compressed = settings.image_transport == "compressed"
+        self.channels[camera] = Channel(self._node, camera, compressed, pipeline, statistics, self._receive)
 
     def activate(self) -> None:
         """Begin to match, from the next frame on."""
-        self.pipeline.request_reset("activated")
+        self.request_reset("activated")
         self.active_since = time.monotonic()
 
     def deactivate(self) -> None:
-        """Stop matching; a waiting frame is dropped."""
+        """Stop matching; waiting frames are dropped."""
         self.active_since = None
-        if self._worker.clear():
-            self._statistics.dropped("not_active")
+        for camera in self._worker.clear():
+            self._drop(camera, "not_active")
 
     def close(self) -> None:
         """End the worker, close the topics, free the device's memory."""
         self.active_since = None
-        for subscription in self._inputs:
-            self._node.destroy_subscription(subscription)
+        for channel in self.channels.values():
+            channel.close()
         if not self._worker.stop():
             self._log.warning("the worker is still busy with a frame and is left behind")
-        self._outputs.destroy()
-        del self.matcher, self.pipeline
+        for outputs in self._outputs.values():
+            outputs.destroy()
+        del self.matcher, self.channels
         gc.collect()
         torch = sys.modules.get("torch")
         if torch is not None and torch.cuda.is_initialized():
             torch.cuda.empty_cache()
 
+    def request_reset(self, cause: str) -> None:
+        """Start again from the next frame of each camera."""
+        for channel in self.channels.values():
+            channel.pipeline.request_reset(cause)
+
+    def request_keyframe(self) -> None:
+        """Make each camera's newest frame its keyframe."""
+        for channel in self.channels.values():
+            channel.pipeline.request_keyframe()
+
+    def validate(self, changes: Mapping[str, Any]) -> None:
+        """Raise ConfigError if the matcher would refuse changed parameters."""
+        for camera, channel in self.channels.items():
+            channel.pipeline.validate(parameters.changed(self._node, camera, changes))
+
     # The executor's thread
 
-    def _on_image(self, message: Image | CompressedImage) -> None:
+    def _receive(self, camera: str, message: Image | CompressedImage) -> None:
         now = time.monotonic()
-        self._statistics.arrived(now)
+        channel = self.channels[camera]
+        channel.statistics.arrived(now)
         if self.active_since is None:
-            self._statistics.dropped("not_active")
+            self._drop(camera, "not_active")
         elif not self.enabled:
-            self._statistics.dropped("disabled")
-        elif self._worker.submit(Job(message, self._info, now, parameters.read(self._node))):
-            self._statistics.dropped("superseded")
-
-    def _on_info(self, message: CameraInfo) -> None:
-        self._info = message
-
-    def _on_incompatible_qos(self, event: Any) -> None:
-        policy = qos_policy_name_from_kind(event.last_policy_kind)
-        self._log.error(
-            f"a publisher on {self.topic} offers a QoS that does not fit ({policy}): its images will not arrive. Set "
-            f"the parameters qos_overrides.{self.topic}.subscription.* to what it offers"
-        )
+            self._drop(camera, "disabled")
+        else:
+            settings = parameters.read(self._node, camera)
+            job = Job(message, channel.info, now, settings)
+            tolerance = round(settings.sync_tolerance_s * NANOSECONDS)
+            self._worker.submit(camera, job, stamp_to_ns(job.stamp), tolerance, settings.batch_wait_s)
 
     def _warn(self, message: str) -> None:
         self._log.warning(message)
 
+    # Either thread
+
+    def _drop(self, camera: str, cause: str) -> None:
+        self._statistics[camera].dropped(cause)
+
     # The worker's thread
 
-    def _process(self, job: Job) -> None:
-        pair = self.pipeline.process(job)
-        if pair is None:
+    def _process(self, jobs: dict[str, Job]) -> None:
+        frames = {camera: frame for camera, job in jobs.items() if (frame := self._read(camera, job)) is not None}
+        if not frames:
             return
-        if self.active_since is None:
-            self._statistics.dropped("not_active")
-            return
-        self._outputs.publish_pair(pair, job)
-        age = (self._node.get_clock().now().nanoseconds - stamp_to_ns(job.stamp)) / 1e9
-        self._statistics.published(time.monotonic() - job.received, age if 0 <= age < _SAME_CLOCK_S else None)
+        features = self.matcher.describe([frame.prepared for frame in frames.values()])
+        described = dict(zip(frames, features, strict=True))
+        for camera, frame in frames.items():
+            self._match(camera, frame, described[camera])
+        if self._stereo is not None and len(frames) == len(self.channels):
+            self._match_stereo(self._stereo, frames, described)
 
-    def _fail(self, job: Job, error: Exception) -> None:
+    def _read(self, camera: str, job: Job) -> Frame | None:
+        try:
+            return self.channels[camera].pipeline.open(job)
+        except Exception as error:
+            self._fail(camera, job, error)
+            return None
+
+    def _match(self, camera: str, frame: Frame, features: Any) -> None:
+        pipeline = self.channels[camera].pipeline
+        try:
+            if self._mode == STEREO:
+                pipeline.hold(frame, features)
+            elif (pair := pipeline.match(frame, features)) is not None:
+                self._publish(camera, pair, frame.job)
+        except Exception as error:
+            self._fail(camera, frame.job, error)
+
+    def _match_stereo(self, stereo: StereoMatching, frames: dict[str, Frame], described: dict[str, Any]) -> None:
+        first, second = self.channels
+        reference, current = frames[first], frames[second]
+        self._statistics[STEREO].arrived(time.monotonic())
+        try:
+            pair = stereo.match(reference, current, described[second], self.channels[first].pipeline.stream)
+            if self._publish(STEREO, pair, current.job):
+                self._outputs[STEREO].publish_points(pair, reference)
+        except Exception as error:
+            self._fail(STEREO, current.job, error)
+
+    def _publish(self, camera: str, pair: Pair, job: Job) -> bool:
+        if self.active_since is None:
+            self._drop(camera, "not_active")
+            return False
+        self._outputs[camera].publish_pair(pair, job)
+        age = (self._node.get_clock().now().nanoseconds - stamp_to_ns(job.stamp)) / 1e9
+        latency = time.monotonic() - job.received
+        self._statistics[camera].published(latency, age if 0 <= age < _SAME_CLOCK_S else None)
+        return True
+
+    def _fail_all(self, jobs: dict[str, Job], error: Exception) -> None:
+        for camera, job in jobs.items():
+            self._fail(camera, job, error)
+
+    def _fail(self, camera: str, job: Job, error: Exception) -> None:
         if not self._node.context.ok():
             return  # going down: the publishers are gone
         cause = "matching_failed"
@@ -166,9 +217,12 @@ class Session:
             known = not isinstance(job.message, Image) or job.message.encoding in ENCODINGS
             cause = "bad_image" if known else "bad_encoding"
         else:
-            self.pipeline.request_reset(cause)
-        self._statistics.dropped(cause, str(error))
-        self._log.error(f"frame not matched ({cause}): {error}", throttle_duration_sec=5.0)
+            self.request_reset(cause)
+        self._statistics[camera].dropped(cause, str(error))
+        of = f" of {camera}" if camera else ""
+        self._log.error(f"frame{of} not matched ({cause}): {error}", throttle_duration_sec=5.0)
         if not isinstance(error, EndomatchError):
             self._log.debug("".join(traceback.format_exception(error)))
-        self._outputs.publish_failure(job, f"{cause}: {error}")
+        # In stereo mode the cameras have no outputs of their own: the pair has failed.
+        outputs = self._outputs[STEREO if self._mode == STEREO else camera]
+        outputs.publish_failure(job, f"{cause}: {error}")

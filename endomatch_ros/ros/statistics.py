@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 _WINDOW_S = 5.0  # the input rate looks back this far
 _LATENCIES = 300  # the percentiles look back this many answers
@@ -23,7 +24,9 @@ class Snapshot:
         age: seconds since the last frame arrived; None before the first.
         latency: p50, p95, p99 from callback to publish; None before the first answer.
         stamp_latency: the same from the image's stamp; None where the stamp's clock is not the node's.
-        drops, resets: counts by cause.
+        drops, resets, keyframes: counts by cause.
+        tracks: p50, p90 and largest number of frames in which a track of the newest frame was seen; None without any.
+        tracks_alive: the number of those tracks.
         problem: the last drop's or failure's message.
     """
 
@@ -35,6 +38,9 @@ class Snapshot:
     stamp_latency: tuple[float, float, float] | None
     drops: dict[str, int]
     resets: dict[str, int]
+    keyframes: dict[str, int]
+    tracks: tuple[float, float, float] | None
+    tracks_alive: int
     problem: str
 
 
@@ -48,6 +54,8 @@ class Statistics:
         self._stamp_latency: deque[float] = deque(maxlen=_LATENCIES)
         self._drops: Counter[str] = Counter()
         self._resets: Counter[str] = Counter()
+        self._keyframes: Counter[str] = Counter()
+        self._lengths: NDArray[np.int64] = np.zeros(0, np.int64)
         self._received = self._answered = 0
         self._problem = ""
 
@@ -67,6 +75,16 @@ class Statistics:
         """The stream started again from the current frame."""
         with self._lock:
             self._resets[cause] += 1
+
+    def keyframe(self, cause: str) -> None:
+        """A new keyframe was set."""
+        with self._lock:
+            self._keyframes[cause] += 1
+
+    def tracks(self, lengths: NDArray[np.int64]) -> None:
+        """In how many frames each track of the newest frame was seen."""
+        with self._lock:
+            self._lengths = lengths
 
     def published(self, latency: float, stamp_latency: float | None) -> None:
         """A pair was published, so many seconds after its callback and, where comparable, after its stamp."""
@@ -90,12 +108,17 @@ class Statistics:
                 stamp_latency=_percentiles(self._stamp_latency),
                 drops=dict(self._drops),
                 resets=dict(self._resets),
+                keyframes=dict(self._keyframes),
+                tracks=_percentiles(self._lengths, (50, 90, 100)),
+                tracks_alive=len(self._lengths),
                 problem=self._problem,
             )
 
 
-def _percentiles(values: Sequence[float]) -> tuple[float, float, float] | None:
-    if not values:
+def _percentiles(
+    values: Sequence[float] | NDArray[np.int64], which: tuple[int, int, int] = (50, 95, 99)
+) -> tuple[float, float, float] | None:
+    if not len(values):
         return None
-    p50, p95, p99 = np.percentile(values, (50, 95, 99))
-    return float(p50), float(p95), float(p99)
+    low, middle, high = np.percentile(values, which)
+    return float(low), float(middle), float(high)
