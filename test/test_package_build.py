@@ -18,11 +18,19 @@ INSTALLED = (
     "share/endomatch_ros/package.xml",
     "share/endomatch_ros/LICENSE",
     "share/endomatch_ros/launch/endomatch.launch.py",
+    "share/endomatch_ros/launch/demo.launch.py",
+    "share/endomatch_ros/launch/record.launch.py",
+    "share/endomatch_ros/launch/playback.launch.py",
+    "share/endomatch_ros/config/endomatch.rviz",
+    "share/endomatch_ros/config/foxglove_layout.json",
+    "share/endomatch_ros/config/profiles/dvrk.yaml",
+    "share/endomatch_ros/config/profiles/topics.yaml",
     "share/endomatch_ros/config/fastdds_shm.xml",
     "share/endomatch_ros/config/endomatch.yaml",
     "share/endomatch_ros/config/train.yaml",
     "lib/endomatch_ros/matcher_node",
     "lib/endomatch_ros/train_matcher",
+    "lib/endomatch_ros/endoscope_publisher",
 )
 
 
@@ -76,7 +84,7 @@ def done(result: subprocess.CompletedProcess[str]) -> str:
 
 def test_pip_installs_every_file_that_ros_looks_for(prefix):
     assert [name for name in INSTALLED if not (prefix / name).is_file()] == []
-    for name in ("matcher_node", "train_matcher"):
+    for name in ("matcher_node", "train_matcher", "endoscope_publisher"):
         assert os.access(prefix / "lib/endomatch_ros" / name, os.X_OK)
         assert (prefix / "bin" / name).is_file()
     assert (prefix / "bin/endomatch").is_file()
