@@ -97,9 +97,9 @@ def declare(node: Node) -> list[str]:
     for camera in cameras if cameras != [UNNAMED] else []:
         for name, spec in SPECS.items():
             if spec.each_camera:
-                own = replace(
-                    spec, default=_inherited(spec), description=f"{name} of camera {camera}; default: {name}."
-                )
+                inherited = _inherited(spec)
+                text = f"{name} of camera {camera} alone; {inherited or 'empty'}: as {name}. {spec.description}"
+                own = replace(spec, default=inherited, description=text)
                 node.declare_parameter(f"{camera}.{name}", own.default, own.descriptor())
     return cameras
 

@@ -109,7 +109,8 @@ class Session:
             self._log.warning("the worker is still busy with a frame and is left behind")
         for outputs in self._outputs.values():
             outputs.destroy()
-        del self.matcher, self.channels
+        self.channels = {}
+        del self.matcher
         gc.collect()
         torch = sys.modules.get("torch")
         if torch is not None and torch.cuda.is_initialized():
