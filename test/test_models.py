@@ -249,7 +249,7 @@ def test_foreign_or_inconsistent_files_are_refused(tmp_path):
 
 
 def test_an_interrupted_save_leaves_the_old_checkpoint(checkpoint, monkeypatch):
-    import endomatch_ros.models.checkpoint as module
+    import endomatch_ros.models.storage as module
 
     before = checkpoint.read_bytes()
 

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from endomatch_ros.errors import CheckpointError
 from endomatch_ros.models.backbone import build_backbone
 from endomatch_ros.models.config import PRESETS, ModelConfig, preset_config
 from endomatch_ros.models.network import MatcherNetwork
+from endomatch_ros.models.storage import write_safetensors
 
 FORMAT = "endomatch-1"
 _WEIGHTS = Path(__file__).parent / "weights"
@@ -53,7 +52,7 @@ def save_checkpoint(
     """
     keep_all = include_backbone or network.config.backbone == "compact"
     tensors = {
-        name: (value.half() if half and value.is_floating_point() else value).detach().cpu().contiguous()
+        name: value.half() if half and value.is_floating_point() else value
         for name, value in network.state_dict().items()
         if keep_all or not name.startswith("backbone.")
     }
@@ -63,15 +62,7 @@ def save_checkpoint(
         "backbone_included": json.dumps(keep_all),
         "notes": json.dumps(notes or {}),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(path.suffix + ".part")
-    save_file(tensors, str(part), metadata=metadata)
-    # safetensors makes its files private; a model is for the robot's user too.
-    umask = os.umask(0)
-    os.umask(umask)
-    part.chmod(0o666 & ~umask)
-    # A reader sees the old file or the new one, never half of one.
-    os.replace(part, path)
+    write_safetensors(path, tensors, metadata)
 
 
 def read_metadata(path: Path) -> dict[str, str]:
