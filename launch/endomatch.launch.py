@@ -38,11 +38,10 @@ def start(context):
         output="screen",
         emulate_tty=True,
     )
-    actions = [node]
+    # The recording first: where its folder exists already, the error comes before anything is started.
+    actions = [recording(values), node] if values["record"] else [node]
     if launching.flag("rviz", values["rviz"]):
         actions.append(rviz(values, inputs, chosen))
-    if values["record"]:
-        actions.append(recording(values))
     return actions
 
 

@@ -113,6 +113,13 @@ def test_diagnostics_are_by_camera(rig):
     assert left.diagnostics("stereo processing") is None
 
 
+def test_a_camera_without_images_is_told_what_is_published():
+    with bench({"cameras": ["left", "right"], "input_timeout_s": 0.2}, clients=("",)) as current:
+        status, _ = current.client.wait_diagnostics(": left input", lambda s, _: s.level == WARN, "the warning")
+        assert "nobody publishes it" in status.message
+        assert "(there are: /image_raw)" in status.message  # and not /right/image_raw, to which the node listens itself
+
+
 def test_a_bad_frame_of_one_camera_does_not_cost_the_other(rig):
     left, right = rig.clients.values()
     send_both(rig, 10**9)

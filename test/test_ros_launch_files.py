@@ -126,7 +126,7 @@ def test_namespaces_join_as_in_launch_ros(pushed: str, given: str):
 
 def test_record_gets_the_node_s_topics_and_keeps_its_arguments_to_itself(started, tmp_path: Path):
     robot, bag = PushRosNamespace("robot"), str(tmp_path / "bag")
-    _, (command, inside) = started("endomatch.launch.py", robot, image="scope/image_raw", record=bag, namespace="arm")
+    (command, inside), _ = started("endomatch.launch.py", robot, image="scope/image_raw", record=bag, namespace="arm")
     wanted = ("scope/image_raw", "scope/camera_info", "endomatch/correspondences")
     assert {f"/robot/arm/{name}" for name in wanted} <= set(command)
     assert values_after(command, "--output") == [bag]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 
 from endomatch_ros.ros.messages import make_status
+from endomatch_ros.ros.parameter_table import STEREO
 
 if TYPE_CHECKING:
     from rclpy.node import Node
@@ -123,9 +124,10 @@ def _processing_status(name: str, source: Source, condition: Condition) -> Diagn
     for label, figures in (("latency", snapshot.latency), ("stamp_latency", snapshot.stamp_latency)):
         for index, percentile in enumerate(("p50", "p95", "p99")):
             values[f"{label}_{percentile}_ms"] = _rounded(figures[index] if figures else None)
-    values["tracks_alive"] = snapshot.tracks_alive
-    for index, which in enumerate(("p50", "p90", "max")):
-        values[f"track_frames_{which}"] = _rounded(snapshot.tracks[index] if snapshot.tracks else None)
+    if source.label != STEREO:  # a stereo match is no step of a track
+        values["tracks_alive"] = snapshot.tracks_alive
+        for index, which in enumerate(("p50", "p90", "max")):
+            values[f"track_frames_{which}"] = _rounded(snapshot.tracks[index] if snapshot.tracks else None)
     values |= {f"dropped_{cause}": snapshot.drops.get(cause, 0) for cause in DROPS}
     values |= {f"reset_{cause}": snapshot.resets.get(cause, 0) for cause in RESETS}
     values |= {f"keyframe_{cause}": snapshot.keyframes.get(cause, 0) for cause in KEYFRAMES}
@@ -171,8 +173,9 @@ def _no_images_hint(node: Node, topic: str, type_name: str) -> str:
     if node.get_publishers_info_by_topic(f"{topic}/compressed"):
         return f"only {topic}/compressed is published; set image_transport to compressed"
     mine = (topic, node.get_fully_qualified_name() + "/")  # asked for, or the node's own pictures
-    topics = node.get_topic_names_and_types()
-    others = sorted(name for name, kinds in topics if type_name in kinds and not name.startswith(mine))
+    topics = [name for name, kinds in node.get_topic_names_and_types() if type_name in kinds]
+    # A topic that is only subscribed to, such as another camera's of this node, is no help.
+    others = sorted(name for name in topics if not name.startswith(mine) and node.count_publishers(name))
     seen = f" (there are: {', '.join(others[:8])})" if others else " (there is none now)"
     return f"nobody publishes it; remap image_raw to a topic of type {type_name}{seen}"
 

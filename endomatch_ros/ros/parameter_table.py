@@ -36,7 +36,11 @@ class Spec:
 
     def descriptor(self) -> ParameterDescriptor:
         """The parameter's rcl_interfaces descriptor."""
-        text = {"live": "", "unconfigured": " Changed only while unconfigured.", "start": " Fixed at start."}[self.when]
+        text = {
+            "live": " Changes at once.",
+            "unconfigured": " Changed only while unconfigured (lifecycle deactivate, cleanup).",
+            "start": " Fixed at start.",
+        }[self.when]
         descriptor = ParameterDescriptor(description=self.description + text, read_only=self.when == "start")
         if self.choices:
             descriptor.additional_constraints = "one of: " + ", ".join(self.choices)
@@ -62,60 +66,76 @@ SPECS: dict[str, Spec] = {
         "the second's of the same moment, outputs under ~/stereo; both.",
         choices=("temporal", STEREO, "both"), when=_SETUP,
     ),
-    "model": Spec("embedded", "Preset (embedded, dinov2-small, …) or path of a .safetensors checkpoint.", when=_SETUP),
+    "model": Spec(
+        "embedded", "Preset (embedded, dinov2-small, dinov2-small-reg, dinov2-base) or path of a .safetensors file.",
+        when=_SETUP,
+    ),
     "device": Spec("auto", "Where the network runs: auto, cpu, cuda or cuda:N.", when=_SETUP),
     "backbone_weights": Spec(
-        "", "File with a DINOv2 backbone's weights in timm's format; empty: the hub's cache.", when=_SETUP
+        "", "For the dinov2 presets: file with the backbone's weights in timm's format; empty: the hub's cache.",
+        when=_SETUP
     ),
     "image_transport": Spec(
         "raw", "raw: sensor_msgs/Image on image_raw; compressed: CompressedImage on image_raw/compressed.",
         choices=("raw", "compressed"), when=_SETUP,
     ),
-    "rectified": Spec(False, "Images are rectified already: use P of camera_info, no distortion.", when=_SETUP),
+    "rectified": Spec(False, "true: images are rectified already, use P of camera_info; false: K and D.", when=_SETUP),
     "mask": Spec(
         "auto", "Where to match: auto (view circle found, highlights left out), none (everywhere) or the path of a "
         "mask image (non-zero: use) of the images' size.", when=_SETUP, each_camera=True,
     ),
     "roi": Spec(
         [0, 0, 0, 0], "Region of interest [x, y, width, height] in px of the image: match only there; width and height "
-        "0: the whole image.", 0, 65535, each_camera=True,
+        "0: the whole image. A frame that does not hold it is dropped as bad_image.", 0, 65535, each_camera=True,
     ),
     "reference": Spec(
         "previous", "What a frame is matched with: previous (the frame before) or keyframe (the same frame until the "
         "keyframe_… rules or ~/set_keyframe replace it).", choices=("previous", "keyframe"),
     ),
     "keyframe_min_overlap": Spec(
-        0.5, "A new keyframe when the matches' coverage falls below this share of the keyframe's best.", 0.0, 1.0
+        0.5, "With reference keyframe: a new one when the matches' coverage falls below this share of its best; 0: "
+        "never.", 0.0, 1.0
     ),
-    "keyframe_min_inlier_ratio": Spec(0.4, "A new keyframe when a smaller share of matches are inliers.", 0.0, 1.0),
+    "keyframe_min_inlier_ratio": Spec(
+        0.4, "With reference keyframe: a new one when a smaller share of matches are inliers; 0: never.", 0.0, 1.0
+    ),
     "keyframe_lost_frames": Spec(
-        3, "A new keyframe after so many frames in a row with fewer than min_matches matches.", 1, 1000
+        3, "With reference keyframe: a new one after so many frames in a row with fewer than min_matches matches.",
+        1, 1000
     ),
     "sync_tolerance_s": Spec(
-        0.01, "Largest difference in seconds of the stamps of frames of one moment, with several cameras.", 0.0, 1.0
+        0.01, "Largest difference in seconds of the stamps of frames of one moment, with several cameras; 0: "
+        "equal.", 0.0, 1.0
     ),
     "batch_wait_s": Spec(
         0.02, "Seconds that a frame waits for the other cameras' frames of its moment, to go through the network with "
         "them; in stereo mode it waits until it is paired or too old.", 0.0, 1.0
     ),
-    "resolution": Spec(0, "Long side in pixels of what the network sees; 0: the model's own.", 0, 4096),
+    "resolution": Spec(
+        0, "Long side in px of what the network sees, more is finer and slower; 0: the model's own.", 0, 4096
+    ),
     "similarity_threshold": Spec(-1.0, "Least cosine similarity of a match, 0 to 1; -1: the model's own.", -1.0, 1.0),
-    "max_keypoints": Spec(0, "Most matches per image pair; 0: the model's own.", 0, 100_000),
+    "max_keypoints": Spec(0, "Most points that are matched, spread over the view; 0: the model's own.", 0, 100_000),
     "refinement": Spec(
         OWN, "Sub-pixel refinement of the targets in the source image; model: the model's own.",
         choices=(OWN, "none", "photometric"),
     ),
     "forward_backward_px": Spec(
-        -1.0, "Largest forward-backward error of the refinement in px; -1: the model's own.", -1.0, 100.0
+        -1.0, "Matches with a larger forward-backward error of the refinement, px of the image, are dropped; -1: the "
+        "model's own.", -1.0, 100.0
     ),
-    "ransac_threshold_px": Spec(1.0, "Inlier threshold of the robust epipolar geometry in px.", 0.05, 50.0),
-    "warn_median_px": Spec(1.5, "Median epipolar error in px above which the level is WARN.", 0.0, 1000.0),
-    "error_median_px": Spec(5.0, "Median epipolar error in px above which the level is ERROR.", 0.0, 1000.0),
-    "min_matches": Spec(30, "Fewer matches than this are an ERROR.", 8, 100_000),
-    "min_inlier_ratio": Spec(0.5, "A smaller share of inliers is a WARN.", 0.0, 1.0),
+    "ransac_threshold_px": Spec(1.0, "Largest epipolar distance of an inlier, px of the image.", 0.05, 50.0),
+    "warn_median_px": Spec(
+        1.5, "Median epipolar error in px above which the level of ~/epipolar_error is WARN.", 0.0, 1000.0
+    ),
+    "error_median_px": Spec(
+        5.0, "Median epipolar error in px above which the level of ~/epipolar_error is ERROR.", 0.0, 1000.0
+    ),
+    "min_matches": Spec(30, "Fewer matches than this make the level of ~/epipolar_error ERROR.", 8, 100_000),
+    "min_inlier_ratio": Spec(0.5, "A smaller share of inliers makes the level of ~/epipolar_error WARN.", 0.0, 1.0),
     "input_timeout_s": Spec(2.0, "Seconds without an image until /diagnostics says so.", 0.1, 3600.0),
-    "visualization_scale": Spec(0.5, "Size of the overlay relative to the image.", 0.1, 1.0),
-    "visualization_quality": Spec(90, "JPEG quality of the compressed overlay.", 1, 100),
+    "visualization_scale": Spec(0.5, "Size of the overlay relative to the image; 1: full size.", 0.1, 1.0),
+    "visualization_quality": Spec(90, "JPEG quality of the compressed overlay, 1 to 100.", 1, 100),
     "markers_max": Spec(1000, "Most match lines in ~/markers, spread over the image.", 1, 100_000),
 }  # fmt: skip
 MATCHER_PARAMETERS = ("resolution", "similarity_threshold", "max_keypoints", "refinement", "forward_backward_px")
