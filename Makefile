@@ -15,7 +15,7 @@ TRAIN_ARGS ?= --config config/train_embedded.yaml
 VENV_PATH := $(abspath $(VENV))
 BIN := $(VENV_PATH)/bin
 STAMP := $(VENV)/.endomatch-$(ROS)
-REQUIREMENTS := $(if $(filter wheels,$(ROS)),-r requirements.txt,-c constraints.txt -e ".[train,mono,evaluate,test,lint]")
+REQUIREMENTS := $(if $(filter wheels,$(ROS)),-r requirements.txt,-c constraints.txt -e ".[train,mono,evaluate,gvsl,test,lint]")
 
 # The venv goes in front of whatever is there already: a sourced ROS installation keeps its place behind it.
 prepend = $(1)="$(2)$${$(1):+:$$$(1)}"

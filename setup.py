@@ -37,7 +37,9 @@ setup(
     keywords=["ROS 2", "endoscopy", "feature matching", "DINOv2"],
     python_requires=">=3.10",
     packages=find_packages(include=[NAME, f"{NAME}.*"]),
-    package_data={NAME: ["py.typed", "models/weights/*.safetensors"]},
+    package_data={
+        NAME: ["py.typed", "models/weights/*.safetensors", "gvsl/weights/*.safetensors", "gvsl/splits/*.json"],
+    },
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml", "LICENSE"]),
@@ -68,6 +70,8 @@ setup(
     extras_require={
         "ros": ROS_WHEELS,
         "train": ["jsonargparse[signatures]>=4.49", "lightning>=2.4", "tensorboard>=2.14"],
+        "gvsl": ["lightning>=2.4", "monai>=1.4", "nibabel>=5.2"],  # pre-training on volumes and frames, registration
+        "classical": ["SimpleITK>=2.3"],  # what benchmarks/registration.py compares with
         "mono": ["transformers>=4.45"],  # depth from a monocular network, in training
         "evaluate": ["kornia>=0.9; python_version >= '3.11'"],  # learned matchers to compare with
         "test": ["packaging", "pytest>=7.4", "scipy>=1.10"],  # colcon test runs pytest only where this extra names it

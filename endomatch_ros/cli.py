@@ -102,6 +102,8 @@ def _parser() -> argparse.ArgumentParser:
         ("demo", "endomatch_ros.ros.demo", "stream a synthetic endoscope through the node"),
         ("evaluate", "endomatch_ros.evaluation.cli", "measure matchers on a recording"),
         ("train", "endomatch_ros.training.cli", "train a matcher without labels"),
+        ("pretrain", "endomatch_ros.gvsl.cli", "learn from unlabelled volumes or frames by registering them"),
+        ("register", "endomatch_ros.gvsl.register", "register two volumes"),
     ):
         # These bring their own arguments and their own --help.
         add(name, _hand_over, text, add_help=False).set_defaults(takes_rest=True, module=module)
@@ -176,7 +178,7 @@ def _info(args: argparse.Namespace, _: list[str]) -> int:
     from endomatch_ros.matching import Matcher
 
     matcher = Matcher.from_pretrained(args.model, args.device, args.backbone_weights)
-    names = ("torch", "timm", "numpy", "safetensors", "rosbags", "lightning", "kornia")
+    names = ("torch", "timm", "numpy", "safetensors", "rosbags", "lightning", "kornia", "monai", "nibabel")
     facts: dict[str, Any] = {
         "endomatch_ros": __version__,
         "python": f"{platform.python_version()} ({sys.executable})",

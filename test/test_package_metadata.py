@@ -64,7 +64,10 @@ def test_package_xml_names_every_ros_package_that_is_imported():
 
 @pytest.mark.parametrize(
     ("folder", "extras"),
-    [("endomatch_ros", ("train", "mono", "evaluate")), ("test", ("train", "mono", "evaluate", "test"))],
+    [
+        ("endomatch_ros", ("train", "mono", "evaluate", "gvsl")),
+        ("test", ("train", "mono", "evaluate", "gvsl", "test")),
+    ],
 )
 def test_setup_names_every_distribution_that_is_imported(folder: str, extras: tuple[str, ...]):
     named = {"PIL": "pillow", "cv2": "opencv-contrib-python-headless", "yaml": "pyyaml"}

@@ -15,12 +15,12 @@ from conftest import ROOT
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from endomatch_ros.checkpoint_io import AtomicCheckpointIO, steps_done
 from endomatch_ros.data.synthetic import SceneConfig, SyntheticEndoscope
 from endomatch_ros.errors import CheckpointError, ConfigError, DataError
 from endomatch_ros.matching import Matcher
 from endomatch_ros.models.checkpoint import load_checkpoint, load_model, read_metadata
 from endomatch_ros.training import cli
-from endomatch_ros.training.checkpoints import AtomicCheckpointIO, steps_done
 from endomatch_ros.training.config import TrainConfig
 from endomatch_ros.training.data import Batches
 from endomatch_ros.training.module import MatcherModule, OptimiserConfig

@@ -1,0 +1,146 @@
+"""The Z-matching head: a bounded affine map of the whole image, then a local deformation, fused into one field."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from monai.networks.blocks.convolutions import Convolution
+from monai.networks.layers.factories import Pool
+from torch import nn
+
+from endomatch_ros.errors import ConfigError
+from endomatch_ros.gvsl.affine import AffineLimits, bounded_matrix, parameter_count
+from endomatch_ros.gvsl.fields import affine_field, compose_affine, integrate, warp
+from endomatch_ros.gvsl.networks import block
+
+_HIDDEN = 64
+
+
+@dataclass(frozen=True)
+class Matching:
+    """What the head finds between a moving and a fixed image; fields as in :mod:`endomatch_ros.gvsl.fields`.
+
+    Attributes:
+        matrix: the affine map ``(B, D, D + 1)``.
+        affine: its field ``(B, D, *spatial)``.
+        displacement: the local deformation ``(B, D, *spatial)``, between the fixed grid and the affinely moved image.
+        field: both in one: moving(x + field(x)) lies on fixed(x).
+    """
+
+    matrix: torch.Tensor
+    affine: torch.Tensor
+    displacement: torch.Tensor
+    field: torch.Tensor
+
+
+class GlobalStage(nn.Module):
+    """Bottleneck features of both images to the numbers of one affine map.
+
+    Args:
+        spatial_dims: 2 or 3.
+        channels: of one image's features.
+        pool: cells along each axis. The mean over the whole image, one cell, no longer says where anything was.
+    """
+
+    def __init__(self, spatial_dims: int, channels: int, pool: int = 4) -> None:
+        super().__init__()
+        self.join = block(spatial_dims, 2 * channels, _HIDDEN)
+        self.pool = Pool["ADAPTIVEAVG", spatial_dims](pool)
+        self.hidden = nn.Linear(_HIDDEN * pool**spatial_dims, _HIDDEN)
+        self.activation = nn.LeakyReLU(0.2)
+        self.last = nn.Linear(_HIDDEN, parameter_count(spatial_dims))
+        # Training starts from the exact identity.
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+
+    def forward(self, moving: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
+        """Two ``(B, channels, *coarse)`` to ``(B, parameter_count)``, unbounded, all zero before training."""
+        pooled = self.pool(self.join(torch.cat([moving, fixed], dim=1)))
+        return cast(torch.Tensor, self.last(self.activation(self.hidden(pooled.flatten(1)))))
+
+
+class LocalStage(nn.Module):
+    """Fine features of the affinely moved and of the fixed image to a displacement (or velocity) at every voxel.
+
+    Args:
+        spatial_dims: 2 or 3.
+        channels: of one image's features.
+    """
+
+    def __init__(self, spatial_dims: int, channels: int) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(
+            block(spatial_dims, 2 * channels, channels),
+            block(spatial_dims, channels, channels),
+        )
+        self.last = Convolution(spatial_dims, channels, spatial_dims, kernel_size=3, conv_only=True)
+        for parameter in self.last.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, moving: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
+        """Two ``(B, channels, *spatial)`` to ``(B, D, *spatial)`` in voxels, all zero before training."""
+        return cast(torch.Tensor, self.last(self.blocks(torch.cat([moving, fixed], dim=1))))
+
+
+class ZMatchingHead(nn.Module):
+    """Registers two images from their coarse and fine features; untrained it gives the exact identity.
+
+    Args:
+        spatial_dims: 2 or 3.
+        coarse_channels: of the bottleneck features.
+        fine_channels: of the fine features.
+        limits: bounds of the affine map.
+        integration_steps: squarings of the local stage's velocity; 0 takes its output as the displacement.
+        affine, deformable: keep the stage; a stage left out is the identity.
+        pool: cells along each axis of the pooled bottleneck.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        coarse_channels: int,
+        fine_channels: int,
+        limits: AffineLimits | None = None,
+        integration_steps: int = 0,
+        affine: bool = True,
+        deformable: bool = True,
+        pool: int = 4,
+    ) -> None:
+        super().__init__()
+        if not affine and not deformable:
+            raise ConfigError("affine and deformable are both off: a head without a stage registers nothing; keep one")
+        self.limits = limits or AffineLimits()
+        self.integration_steps = integration_steps
+        self.global_stage = GlobalStage(spatial_dims, coarse_channels, pool) if affine else None
+        self.local_stage = LocalStage(spatial_dims, fine_channels) if deformable else None
+
+    def forward(
+        self,
+        coarse_moving: torch.Tensor,
+        coarse_fixed: torch.Tensor,
+        fine_moving: torch.Tensor,
+        fine_fixed: torch.Tensor,
+    ) -> Matching:
+        """Fields in voxels of the fine features' grid, in float32 whatever the features' type.
+
+        Args:
+            coarse_moving: ``(B, coarse_channels, *coarse)``.
+            coarse_fixed: likewise.
+            fine_moving: ``(B, fine_channels, *spatial)``.
+            fine_fixed: likewise.
+        """
+        spatial = fine_fixed.shape[2:]
+        dims = len(spatial)
+        if self.global_stage is None:
+            raw = fine_fixed.new_zeros((len(fine_fixed), parameter_count(dims)))
+        else:
+            raw = self.global_stage(coarse_moving, coarse_fixed)
+        matrix = bounded_matrix(raw, spatial, self.limits)
+        affine = affine_field(matrix, spatial)
+        if self.local_stage is None:
+            return Matching(matrix, affine, torch.zeros_like(affine), affine)
+        local = self.local_stage(warp(fine_moving, affine), fine_fixed).float()
+        displacement = integrate(local, self.integration_steps)
+        return Matching(matrix, affine, displacement, compose_affine(matrix, displacement))
