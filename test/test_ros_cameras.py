@@ -9,7 +9,7 @@ from sensor_msgs.msg import CameraInfo
 from std_srvs.srv import Trigger
 
 from endomatch_ros.data.clouds import STEREO_DTYPE
-from endomatch_ros.ros.messages import ns_to_stamp, unpack_cloud, unpack_values
+from endomatch_ros.ros.messages import ns_to_stamp, stamp_to_ns, unpack_cloud, unpack_values
 
 WIDTH, HEIGHT = 160, 120
 OK, WARN, ERROR = b"\x00", b"\x01", b"\x02"
@@ -158,6 +158,18 @@ def test_a_region_beyond_the_image_is_told_and_counted():
         assert current.counts().drops["bad_image"] == 1
 
 
+def test_a_network_that_fails_fails_each_frame_once(rig):
+    left, right = rig.clients.values()
+    matcher = rig.node._session.matcher
+    matcher.describe = lambda frames: 1 / 0
+    left.send(stamp=10**9, encoding="unheard_of")
+    right.send(stamp=10**9)
+    assert "division" in right.answer(10**9).message
+    left.answer(10**9)
+    assert rig.counts("left").drops == {"bad_encoding": 1}
+    assert rig.counts("right").drops == {"matching_failed": 1}
+
+
 @pytest.mark.parametrize(
     ("parameters", "problem"),
     [
@@ -247,6 +259,18 @@ def test_both_modes_share_the_track_ids():
             current.client.answer(stamp)
         assert current.clients["left"].answer(2 * 10**9).level == OK
         assert current.node._session.matcher.batches == [2, 2]
+
+
+def test_no_stereo_pair_of_two_moments_where_the_first_camera_failed():
+    with bench({"cameras": ["left", "right"], "mode": "both"}, clients=("stereo", *LEFT_RIGHT)) as current:
+        send_both(current, 10**9)
+        current.client.answer(10**9)
+        current.streams[0].fail_with = RuntimeError("broken")
+        send_both(current, 2 * 10**9)
+        assert "broken" in current.clients["left"].answer(2 * 10**9).message
+        send_both(current, 3 * 10**9)
+        current.client.answer(3 * 10**9)
+        assert [stamp_to_ns(message.header.stamp) for message in current.client.errors] == [10**9, 3 * 10**9]
 
 
 def test_keyframe_stays_until_it_is_set_anew():

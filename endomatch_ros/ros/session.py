@@ -161,11 +161,15 @@ class Session:
         frames = {camera: frame for camera, job in jobs.items() if (frame := self._read(camera, job)) is not None}
         if not frames:
             return
-        features = self.matcher.describe([frame.prepared for frame in frames.values()])
+        try:
+            features = self.matcher.describe([frame.prepared for frame in frames.values()])
+        except Exception as error:  # of those that could be read: the others have failed already
+            self._fail_all({camera: frame.job for camera, frame in frames.items()}, error)
+            return
         described = dict(zip(frames, features, strict=True))
-        for camera, frame in frames.items():
-            self._match(camera, frame, described[camera])
-        if self._stereo is not None and len(frames) == len(self.channels):
+        taken = [self._match(camera, frame, described[camera]) for camera, frame in frames.items()]
+        # Where the first camera's stream did not take its frame, its newest one is of another moment.
+        if self._stereo is not None and len(frames) == len(self.channels) and all(taken):
             self._match_stereo(self._stereo, frames, described)
 
     def _read(self, camera: str, job: Job) -> Frame | None:
@@ -175,7 +179,7 @@ class Session:
             self._fail(camera, job, error)
             return None
 
-    def _match(self, camera: str, frame: Frame, features: Any) -> None:
+    def _match(self, camera: str, frame: Frame, features: Any) -> bool:
         pipeline = self.channels[camera].pipeline
         try:
             if self._mode == STEREO:
@@ -184,6 +188,8 @@ class Session:
                 self._publish(camera, pair, frame.job)
         except Exception as error:
             self._fail(camera, frame.job, error)
+            return False
+        return True
 
     def _match_stereo(self, stereo: StereoMatching, frames: dict[str, Frame], described: dict[str, Any]) -> None:
         first, second = self.channels
