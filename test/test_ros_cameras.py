@@ -9,6 +9,8 @@ from sensor_msgs.msg import CameraInfo
 from std_srvs.srv import Trigger
 
 from endomatch_ros.data.clouds import STEREO_DTYPE
+from endomatch_ros.geometry.camera import Camera
+from endomatch_ros.ros.calibration import to_camera_info
 from endomatch_ros.ros.messages import ns_to_stamp, stamp_to_ns, unpack_cloud, unpack_values
 
 WIDTH, HEIGHT = 160, 120
@@ -309,6 +311,36 @@ def test_set_keyframe_says_why_it_cannot():
         reply = current.client.call(Trigger, "endomatch/set_keyframe", Trigger.Request())
         assert not reply.success
         assert "keyframe" in reply.message
+
+
+@pytest.mark.parametrize(
+    ("model", "coefficients"),
+    [
+        ("plumb_bob", [-0.3, 0.1, 0.001, -0.002, 0.0]),
+        ("rational_polynomial", [0.3, 0.05, 0.001, -0.001, 0.01, 0.5, 0.1, 0.01]),
+        ("equidistant", [-0.05, 0.01, 0.0, 0.0]),
+    ],
+)
+def test_points_of_a_distorting_lens_are_undistorted(model, coefficients):
+    lens = Camera(pinhole(WIDTH, HEIGHT), np.array(coefficients), model, (WIDTH, HEIGHT))
+    world = np.random.default_rng(3).uniform((-1, -0.7, 3), (1, 0.7, 6), (60, 3))
+    local = [world @ pose[:3, :3].T + pose[:3, 3] for pose in (np.eye(4), TRUE_POSE)]
+    with bench() as current:
+        client = current.client
+        current.stream.views = tuple(lens.project(points).astype(np.float32) for points in local)
+        client.infos.publish(to_camera_info(lens, ns_to_stamp(0), "scope"))
+        wait_until(lambda: current.node._session.channels[""].info, "camera_info")
+        stamp, status = current.matched()
+        assert status.level == OK
+        points = unpack_cloud(client.wait_stamped(client.clouds, stamp))
+        rays = local[1] / local[1][:, 2:]
+        np.testing.assert_allclose(np.stack([points[axis] for axis in "xyz"], 1), rays, atol=2e-6)
+        assert points["epipolar_error"].max() < 1e-3
+        # The points as they are in the image, which is not resampled.
+        assert np.array_equal(points["u"], current.stream.views[1][:, 0])
+        position = client.wait_stamped(client.poses, stamp).pose.position
+        expected = np.linalg.inv(TRUE_POSE)[:3, 3] / np.linalg.norm(TRUE_POSE[:3, 3])
+        np.testing.assert_allclose([position.x, position.y, position.z], expected, atol=1e-3)
 
 
 def test_a_pose_comes_with_its_covariance():
