@@ -74,8 +74,8 @@ class FakeMatcher:
     def warmup(self, size):
         self.warm = True
 
-    def prepare(self, image, mask=None, roi=None):
-        prepare(image, mask, roi, self.config, 14)  # for what it refuses
+    def prepare(self, image, mask=None, roi=None, auto=None):
+        prepare(image, mask, roi, auto, self.config.resolution, 14)  # for what it refuses
         return image
 
     def describe(self, frames):

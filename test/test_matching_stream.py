@@ -89,6 +89,13 @@ class TestRegion:
         assert not prepared.view[:, :100].any()
         assert not prepared.view[:, 200:].any()
 
+    def test_without_auto_everything_may_be_matched(self, matcher, frames):
+        image = frames[0].image.copy()
+        image[100:110, 100:110] = 255
+        assert matcher.prepare(image, auto=False).usable.all()
+        assert not matcher.prepare(image, auto=True).usable[105, 105]
+        assert np.array_equal(matcher.prepare(image).usable, matcher.prepare(image, auto=True).usable)
+
     @pytest.mark.parametrize("region", [(300, 0, 200, 100), (-1, 0, 100, 100), (0, 0, 20, 100), (0, 300, 100, 100)])
     def test_what_does_not_fit_is_refused(self, matcher, frames, region):
         with pytest.raises(ImageError, match="400x320"):

@@ -137,7 +137,7 @@ def test_a_camera_may_have_its_own_region():
         regions = []
         matcher = current.node._session.matcher
         prepare = matcher.prepare
-        matcher.prepare = lambda image, mask, roi: regions.append(roi) or prepare(image, mask, roi)
+        matcher.prepare = lambda image, mask, roi, auto: regions.append(roi) or prepare(image, mask, roi, auto)
         send_both(current, 10**9)
         assert sorted(regions) == [(0, 0, 100, 100), (10, 10, 80, 80)]
         # It changes while the node runs, for one camera alone, and what does not fit is refused with the reason.
@@ -149,6 +149,30 @@ def test_a_camera_may_have_its_own_region():
         regions.clear()
         send_both(current, 2 * 10**9)
         assert sorted(regions) == [(0, 0, 64, 64), (10, 10, 80, 80)]
+
+
+def test_a_camera_may_have_its_own_mask():
+    with bench({"cameras": ["left", "right"], "left.mask": "none"}, clients=LEFT_RIGHT) as current:
+        found = {}
+        prepare = current.node._session.matcher.prepare
+        current.node._session.matcher.prepare = lambda image, mask, roi, auto: (
+            found.update({int(image[0, 0, 0]): auto}) or prepare(image, mask, roi, auto)
+        )
+        for level, camera in ((10, "left"), (20, "right")):
+            current.clients[camera].send(np.full((HEIGHT, WIDTH, 3), level, np.uint8), stamp=10**9)
+        wait_until(lambda: len(found) == 2, "both frames")
+        assert found == {10: False, 20: True}
+
+
+def test_the_models_own_value_comes_back_for_all_cameras():
+    parameters = {"cameras": ["left", "right"], "similarity_threshold": 0.9}
+    with bench(parameters, clients=LEFT_RIGHT) as current:
+        matcher = current.node._session.matcher
+        send_both(current, 10**9)
+        assert matcher.config.similarity_threshold == 0.9
+        assert set_parameters(current.client, similarity_threshold=-1.0)[0].successful
+        send_both(current, 2 * 10**9)
+        assert matcher.config.similarity_threshold == type(matcher.config)().similarity_threshold
 
 
 def test_a_region_beyond_the_image_is_told_and_counted():

@@ -104,18 +104,26 @@ class Matcher:
         """What :meth:`match_features` needs of one image; one pass of the network. Arguments as in :meth:`prepare`."""
         return self.describe([self.prepare(image, mask, roi)])[0]
 
-    def prepare(self, image: NDArray[np.uint8], mask: NDArray[Any] | None = None, roi: Roi | None = None) -> Prepared:
+    def prepare(
+        self,
+        image: NDArray[np.uint8],
+        mask: NDArray[Any] | None = None,
+        roi: Roi | None = None,
+        auto: bool | None = None,
+    ) -> Prepared:
         """Check an image and find its view, without the network.
 
         Args:
             image: RGB uint8 ``(H, W, 3)``.
             mask: as in :meth:`match`.
             roi: ``(x, y, width, height)`` in pixels, match only there; None: in the whole view.
+            auto: find the view where no mask is given, and leave highlights out; None: as the setting ``mask`` says.
 
         Raises:
             ImageError: an image, mask or region that cannot be used.
         """
-        return prepare(image, mask, roi, self.config, self.network.config.patch_size)
+        auto = self.config.mask == "auto" if auto is None else auto
+        return prepare(image, mask, roi, auto, self.config.resolution, self.network.config.patch_size)
 
     def describe(self, frames: Sequence[Prepared]) -> list[FrameFeatures]:
         """Features of several frames, by one pass of the network for those of one image size."""

@@ -10,7 +10,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from endomatch_ros.matching.config import MatcherConfig
 from endomatch_ros.matching.features import Window
 from endomatch_ros.matching.mask import bounding_box, check_image, check_mask, check_roi, highlight_mask, view_mask
 
@@ -45,22 +44,22 @@ class Prepared:
 
 
 def prepare(
-    image: NDArray[np.uint8], mask: NDArray[Any] | None, roi: Roi | None, config: MatcherConfig, patch: int
+    image: NDArray[np.uint8], mask: NDArray[Any] | None, roi: Roi | None, auto: bool, resolution: int, patch: int
 ) -> Prepared:
     """Check an image, find its view and the window for the network.
 
     Args:
         image: RGB uint8 ``(H, W, 3)``.
-        mask: ``(H, W)`` bool or uint8, non-zero inside the view; None: found, or everything with ``mask="none"``.
+        mask: ``(H, W)`` bool or uint8, non-zero inside the view; None: found, or everything without ``auto``.
         roi: ``(x, y, width, height)`` in pixels: only there; None: everywhere.
-        config: the matcher's settings.
+        auto: find the view where no mask is given, and leave saturated highlights out.
+        resolution: long side of the window for the network, pixels.
         patch: the network's patch size; the window's size for the network is a multiple of it.
 
     Raises:
         ImageError: an image, mask or region that cannot be used.
     """
     image = check_image(image)
-    auto = config.mask == "auto"
     view = _everywhere(image, auto) if mask is None else check_mask(mask, image)
     if roi is not None:
         x, y, width, height = check_roi(roi, image)
@@ -68,7 +67,7 @@ def prepare(
         inside[y : y + height, x : x + width] = view[y : y + height, x : x + width]
         view = inside
     usable = view & ~highlight_mask(image) if auto else view
-    return Prepared(image, view, usable, _window(view, config.resolution, patch))
+    return Prepared(image, view, usable, _window(view, resolution, patch))
 
 
 def _everywhere(image: NDArray[np.uint8], auto: bool) -> NDArray[np.bool_]:

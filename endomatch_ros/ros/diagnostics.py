@@ -155,6 +155,7 @@ def _model_status(name: str, condition: Condition) -> DiagnosticStatus:
     if condition.matcher is None:
         return make_status(name, OK, "not configured", condition.hardware_id, {})
     info, config = asdict(condition.matcher.info), asdict(condition.matcher.config)
+    del config["mask"]  # each camera has its own
     values = {**info, **{f"config_{key}": value for key, value in config.items()}}
     return make_status(name, OK, condition.hardware_id, condition.hardware_id, values)
 

@@ -79,10 +79,7 @@ class Settings:
 
     def matcher_config(self) -> dict[str, Any]:
         """What was chosen for the matcher; values left to the model are absent."""
-        chosen = {
-            name: getattr(self, name) for name in MATCHER_PARAMETERS if getattr(self, name) != SPECS[name].default
-        }
-        return {**chosen, "mask": "none" if self.mask == "none" else "auto"}
+        return {name: getattr(self, name) for name in MATCHER_PARAMETERS if getattr(self, name) != SPECS[name].default}
 
 
 def declare(node: Node) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,6 @@ from endomatch_ros.matching.keyframes import KeyframeWatch
 from endomatch_ros.ros.calibration import to_camera
 from endomatch_ros.ros.images import RGB, compressed_to_rgb, to_rgb
 from endomatch_ros.ros.messages import stamp_to_ns
-from endomatch_ros.ros.parameter_table import MATCHER_PARAMETERS
 from endomatch_ros.ros.parameters import Settings
 from endomatch_ros.ros.statistics import Statistics
 
@@ -118,6 +117,7 @@ class Pipeline:
 
     Args:
         matcher: a :class:`~endomatch_ros.matching.Matcher`, perhaps shared with other cameras.
+        own: the model's own values of the matcher's parameters.
         settings: the parameters to start with.
         statistics: counts resets, keyframes and tracks.
         on_warning: told once about each calibration that cannot be used.
@@ -133,6 +133,7 @@ class Pipeline:
     def __init__(
         self,
         matcher: Any,
+        own: Mapping[str, Any],
         settings: Settings,
         statistics: Statistics,
         on_warning: Callable[[str], None],
@@ -143,7 +144,7 @@ class Pipeline:
         self._settings = settings
         self._statistics = statistics
         self._on_warning = on_warning
-        self._own = {name: getattr(matcher.config, name) for name in MATCHER_PARAMETERS}
+        self._own = own
         matcher.configure(**self._config(settings))
         self.stream.reference = settings.reference
         self._mask = _read_mask(settings.mask_file)
@@ -183,7 +184,8 @@ class Pipeline:
             self._reset("stamp_backwards")  # a looped bag, a restarted clock: the old frame is no neighbour any more
         elif self._last and size != self._last[1]:
             self._reset("size_changed")
-        prepared = self._matcher.prepare(image, self._mask, job.settings.region)
+        # The matcher is all cameras', mask and region are this one's.
+        prepared = self._matcher.prepare(image, self._mask, job.settings.region, job.settings.mask != "none")
         self._last = (stamp, size)
         return Frame(job, image, prepared, self._camera(job, size))
 
@@ -279,7 +281,7 @@ def content(info: CameraInfo) -> tuple[Any, ...]:
     """What counts of a CameraInfo, to compare by."""
     roi = info.roi
     region = (roi.x_offset, roi.y_offset, roi.width, roi.height, info.binning_x, info.binning_y)
-    return (info.width, info.height, info.distortion_model, tuple(info.d), tuple(info.k), tuple(info.p), region)
+    return (info.width, info.height, info.distortion_model, *map(tuple, (info.d, info.k, info.r, info.p)), region)
 
 
 def _read_mask(path: str | None) -> NDArray[np.bool_] | None:

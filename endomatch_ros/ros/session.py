@@ -18,7 +18,7 @@ from endomatch_ros.ros.channel import Channel
 from endomatch_ros.ros.images import ENCODINGS
 from endomatch_ros.ros.messages import NANOSECONDS, stamp_to_ns
 from endomatch_ros.ros.outputs import Outputs
-from endomatch_ros.ros.parameter_table import STEREO
+from endomatch_ros.ros.parameter_table import MATCHER_PARAMETERS, STEREO
 from endomatch_ros.ros.pipeline import Frame, Job, Pair, Pipeline
 from endomatch_ros.ros.statistics import Statistics
 from endomatch_ros.ros.stereo import StereoMatching
@@ -70,20 +70,21 @@ class Session:
         self._outputs: dict[str, Outputs] = {}
         self._stereo = StereoMatching(self._warn) if STEREO in statistics else None
         cameras = [name for name in statistics if name != STEREO]
+        own = {name: getattr(matcher.config, name) for name in MATCHER_PARAMETERS}
         self.buffer: FrameBuffer[Job] = FrameBuffer(cameras, strict=self._mode == STEREO)
         self._worker = Worker(self.buffer, self._process, self._fail_all, self._drop)
         try:
             for camera in cameras:
-                self._open(camera, make_stream)
+                self._open(camera, own, make_stream)
             if self._stereo is not None:
                 self._outputs[STEREO] = Outputs(node, self.hardware_id, STEREO, stereo=True)
         except Exception:
             self.close()
             raise
 
-    def _open(self, camera: str, make_stream: Callable[[Any], Any]) -> None:
+    def _open(self, camera: str, own: Mapping[str, Any], make_stream: Callable[[Any], Any]) -> None:
         settings, statistics = parameters.read(self._node, camera), self._statistics[camera]
-        pipeline = Pipeline(self.matcher, settings, statistics, self._warn, make_stream)
+        pipeline = Pipeline(self.matcher, own, settings, statistics, self._warn, make_stream)
         if self._mode != STEREO:
             self._outputs[camera] = Outputs(self._node, self.hardware_id, camera)
         compressed = settings.image_transport == "compressed"
