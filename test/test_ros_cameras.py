@@ -253,6 +253,21 @@ def test_stereo_points_are_metric_in_the_first_camera(stereo):
     assert np.array_equal(colours, red << 16 | green << 8 | blue)
 
 
+def test_a_calibration_of_which_only_the_rectification_changes_is_taken_up():
+    parameters = {"cameras": ["left", "right"], "mode": "stereo"}
+    with bench(parameters, clients=("stereo", *LEFT_RIGHT)) as current:
+        calibrate(current)
+        send_both(current, 10**9)
+        before = unpack_cloud(current.client.wait_stamped(current.client.clouds, 10**9))
+        info = current.node._session.channels["right"].info
+        info.r = [1.0, 0.0, 0.0, 0.0, 0.0, -1.0, 0.0, 1.0, 0.0]
+        current.clients["right"].infos.publish(info)
+        wait_until(lambda: current.node._session.channels["right"].info is not info, "camera_info")
+        send_both(current, 2 * 10**9)
+        after = unpack_cloud(current.client.wait_stamped(current.client.clouds, 2 * 10**9))
+        assert not np.allclose(before["epipolar_error"], after["epipolar_error"], equal_nan=True)
+
+
 def test_stereo_without_calibration_estimates_the_geometry(stereo):
     send_both(stereo, 10**9)
     figures = unpack_values(stereo.client.answer(10**9))
