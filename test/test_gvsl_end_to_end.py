@@ -11,9 +11,9 @@ import pytest
 import torch
 from scipy import ndimage
 
-from endomatch_ros.gvsl.affine import AffineLimits, bounded_matrix
+from endomatch_ros.geometry.affine import AffineLimits, bounded_matrix
+from endomatch_ros.geometry.fields import affine_field, compose_affine, folding_percent, identity_grid, warp
 from endomatch_ros.gvsl.config import GvslConfig
-from endomatch_ros.gvsl.fields import affine_field, compose_affine, folding_percent, identity_grid, warp
 from endomatch_ros.gvsl.losses import LossConfig, gvsl_loss
 from endomatch_ros.gvsl.model import GvslModel, GvslOutput
 

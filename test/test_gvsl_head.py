@@ -11,10 +11,10 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from endomatch_ros.errors import ConfigError
-from endomatch_ros.gvsl import head as head_module
-from endomatch_ros.gvsl.affine import AffineLimits, bounded_matrix, parameter_count
-from endomatch_ros.gvsl.fields import affine_field, jacobian_determinant
-from endomatch_ros.gvsl.head import Matching, ZMatchingHead
+from endomatch_ros.geometry.affine import AffineLimits, bounded_matrix, parameter_count
+from endomatch_ros.geometry.fields import affine_field, jacobian_determinant
+from endomatch_ros.models import z_matching as head_module
+from endomatch_ros.models.z_matching import Matching, ZMatchingHead
 
 SPATIAL = {2: (14, 18), 3: (10, 12, 9)}
 COARSE = {2: (3, 5), 3: (3, 3, 2)}
@@ -26,13 +26,20 @@ def features(dims: int, batch: int = 2, seed: int = 0, size: float = 1.0) -> tup
     return tuple(size * torch.randn(shape, generator=generator) for shape in shapes)
 
 
+def last_layers(head: ZMatchingHead, stage: str) -> list[torch.nn.Module]:
+    """The layers that the stage's numbers come from, one for each resolution."""
+    if getattr(head, stage) is None:
+        return []
+    return [head.global_stage.last] if stage == "global_stage" else [level[-1] for level in head.local_stage.levels]
+
+
 def make_head(dims: int, trained: bool = False, **options: Any) -> ZMatchingHead:
     torch.manual_seed(0)
     head = ZMatchingHead(dims, coarse_channels=16, fine_channels=8, **options)
     if trained:
-        for stage, size in ((head.global_stage, 1.0), (head.local_stage, 0.2)):
-            if stage is not None:
-                for parameter in stage.last.parameters():
+        for stage, size in (("global_stage", 1.0), ("local_stage", 0.2)):
+            for layer in last_layers(head, stage):
+                for parameter in layer.parameters():
                     torch.nn.init.normal_(parameter, std=size)
     return head
 
@@ -120,13 +127,14 @@ def test_gradients_reach_every_parameter(dims: int) -> None:
 
 
 @pytest.mark.parametrize("stage", ["global_stage", "local_stage"])
-def test_the_first_step_already_moves_both_last_layers(stage: str) -> None:
-    head = make_head(2)
+def test_the_first_step_already_moves_every_last_layer(stage: str) -> None:
+    head = make_head(2, levels=3)
     target = torch.randn(2, 2, *SPATIAL[2], generator=torch.Generator().manual_seed(3))
     ((head(*features(2)).field - target) ** 2).mean().backward()
-    for name, parameter in getattr(head, stage).last.named_parameters():
-        assert parameter.grad is not None
-        assert (parameter.grad.abs().amax(dim=tuple(range(1, parameter.dim()))) > 0).all(), name
+    for layer in last_layers(head, stage):
+        for name, parameter in layer.named_parameters():
+            assert parameter.grad is not None
+            assert (parameter.grad.abs().amax(dim=tuple(range(1, parameter.dim()))) > 0).all(), name
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -226,3 +234,32 @@ def test_fields_are_float32_under_autocast() -> None:
     assert matching.field.dtype == matching.matrix.dtype == torch.float32
     exact = affine_field(matching.matrix, SPATIAL[2])
     torch.testing.assert_close(matching.affine, exact)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_more_levels_see_further(dims: int) -> None:
+    """A change of the fixed image's features moves the field as far away as the coarsest level reaches."""
+    reach = {}
+    for levels in (1, 3):
+        torch.manual_seed(0)
+        stage = ZMatchingHead(dims, 16, 8, affine=False, levels=levels).local_stage
+        assert stage is not None
+        for layer in [level[-1] for level in stage.levels]:
+            torch.nn.init.normal_(layer.weight)
+        # Group normalisation would carry every change everywhere.
+        for module in stage.modules():
+            if isinstance(module, torch.nn.Sequential) and isinstance(module[1], torch.nn.GroupNorm):
+                module[1] = torch.nn.Identity()
+        features = torch.randn(1, 8, *[41] * dims, generator=torch.Generator().manual_seed(1))
+        changed = features.clone()
+        changed[(..., *[20] * dims)] += 1
+        difference = (stage(features, changed) - stage(features, features)).abs().amax(dim=(0, 1))
+        reach[levels] = int((difference.nonzero() - 20).abs().max())
+    assert reach[1] == 3
+    assert reach[3] >= 12
+
+
+def test_a_level_of_few_voxels_keeps_three_an_axis() -> None:
+    """Group normalisation of a single voxel would be zero, and a field cannot be enlarged from nothing."""
+    head = make_head(2, trained=True, levels=6)
+    assert torch.isfinite(head(*features(2)).field).all()

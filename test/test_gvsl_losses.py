@@ -12,7 +12,7 @@ from monai.losses import LocalNormalizedCrossCorrelationLoss
 from scipy import ndimage
 
 from endomatch_ros.errors import ConfigError, ImageError
-from endomatch_ros.gvsl.fields import affine_field
+from endomatch_ros.geometry.fields import affine_field
 from endomatch_ros.gvsl.losses import (
     LossConfig,
     correlation_loss,

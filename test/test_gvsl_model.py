@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from endomatch_ros.errors import CheckpointError, ConfigError, ImageError
-from endomatch_ros.gvsl import checkpoint, fields
+from endomatch_ros.geometry import fields
+from endomatch_ros.gvsl import checkpoint
 from endomatch_ros.gvsl import model as model_module
 from endomatch_ros.gvsl.config import PRESETS, GvslConfig, preset_config
 from endomatch_ros.gvsl.model import GvslModel
@@ -35,9 +36,10 @@ def make_model(dims: int, trained: bool = False) -> GvslModel:
     torch.manual_seed(0)
     model = GvslModel(SMALL[dims])
     if trained:
-        for module in (model.head.global_stage, model.head.local_stage):
-            assert module is not None
-            for parameter in module.last.parameters():
+        assert model.head.global_stage is not None
+        assert model.head.local_stage is not None
+        for layer in (model.head.global_stage.last, *(level[-1] for level in model.head.local_stage.levels)):
+            for parameter in layer.parameters():
                 nn.init.normal_(parameter, std=0.1)
     return model.eval()
 

@@ -117,7 +117,7 @@ def _train(
 
     changes: dict[str, Any] = {"spatial_dims": dims, "in_channels": channels, "affine": args.affine}
     changes["deformable"] = args.deformable
-    given = {name: getattr(args, name) for name in ("integration_steps", "shrink")}
+    given = {name: getattr(args, name) for name in ("integration_steps", "shrink", "levels")}
     given["channels"] = args.channels and tuple(args.channels)
     changes |= {name: value for name, value in given.items() if value is not None}
     loss = {name: getattr(args, name) for name in ("similarity", "smoothness", "restoration", "window")}
@@ -215,6 +215,7 @@ def _add_training(parser: argparse.ArgumentParser, preset: str) -> None:
     add("--preset", default=preset, help="shape of the network (default: %(default)s)")
     add("--channels", type=int, nargs="+", metavar="N", help="of its levels, the finest first")
     add("--shrink", type=int, help="the network sees images this many times smaller; its field is enlarged")
+    add("--levels", type=int, help="resolutions at which the local stage compares the images' features")
     add("--integration-steps", type=int, help="squarings of the velocity field, 0: displacement")
     add("--affine", action=switch, default=True, help="the global stage")
     add("--deformable", action=switch, default=True, help="the local stage")

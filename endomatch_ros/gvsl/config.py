@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from endomatch_ros.errors import ConfigError, check_ranges
-from endomatch_ros.gvsl.affine import AffineLimits
+from endomatch_ros.geometry.affine import AffineLimits
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class GvslConfig:
         pool: cells along each axis that the bottleneck is pooled to before the affine map is read from it.
         shrink: the network sees the images this many times smaller along each axis; its field is enlarged before it
             resamples the image. A field is smooth: 2 costs little accuracy and saves most of the time.
+        levels: resolutions at which the local stage compares the features; more reach further.
     """
 
     spatial_dims: int = 3
@@ -38,6 +39,7 @@ class GvslConfig:
     limits: AffineLimits = field(default_factory=AffineLimits)
     pool: int = 4
     shrink: int = 1
+    levels: int = 1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "channels", tuple(self.channels))
@@ -47,6 +49,7 @@ class GvslConfig:
             "integration_steps": (0, 12),
             "pool": (1, 8),
             "shrink": (1, 8),
+            "levels": (1, 6),
         }
         check_ranges(self, ranges, whole=tuple(ranges))
         bad = [c for c in self.channels if not isinstance(c, int) or c < 1 or (c > 8 and c % 8)]

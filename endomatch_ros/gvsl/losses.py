@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 import torch
 from monai.losses.deform import DiffusionLoss
-from monai.losses.image_dissimilarity import LocalNormalizedCrossCorrelationLoss
 from torch.nn import functional
 
 from endomatch_ros.errors import ConfigError, ImageError, check_ranges
-from endomatch_ros.gvsl.fields import warp
+from endomatch_ros.geometry.fields import warp
 from endomatch_ros.gvsl.model import GvslOutput
 
 
@@ -71,20 +70,39 @@ def correlation_loss(
     Returns:
         A scalar, computed in float32 even under autocast.
     """
-    dims = warped.dim() - 2
-    # MONAI's variances are sums over the window, in float32 from differences of large numbers: its default floor of
-    # 1e-5 lies below their rounding error, so that flat regions give arbitrary values and huge gradients.
-    floor = config.flat**2 * config.window**dims
-    loss = LocalNormalizedCrossCorrelationLoss(dims, config.window, reduction="none", smooth_dr=floor)
     with torch.autocast(warped.device.type, enabled=False):
-        values = loss(warped.float(), fixed.float())
-        return values.mean() if mask is None else _mean(values, _window_inside(mask, config.window))
+        values = -_squared_correlation(warped.float(), fixed.float(), config)
+        if mask is None:
+            return values.mean()
+        # Windows count as far as they lie in the image.
+        return _mean(values, 1.0 - (window_sum((mask <= 0.5).float(), config.window) > 0.5).float())
 
 
-def _window_inside(mask: torch.Tensor, window: int) -> torch.Tensor:
-    """1 where the whole window (as far as it lies in the image) is inside the mask."""
-    pool = functional.max_pool2d if mask.dim() == 4 else functional.max_pool3d
-    return 1.0 - pool((mask <= 0.5).float(), window, stride=1, padding=window // 2)
+def _squared_correlation(a: torch.Tensor, b: torch.Tensor, config: LossConfig) -> torch.Tensor:
+    """MONAI's LocalNormalizedCrossCorrelationLoss at every voxel, with another floor and a faster sum over windows."""
+    voxels = config.window ** (a.dim() - 2)
+    sums = window_sum(torch.cat([a, b, a * a, b * b, a * b], dim=1), config.window)
+    a_sum, b_sum, aa, bb, ab = sums.chunk(5, dim=1)
+    # The variances are sums over the window, in float32 from differences of large numbers: MONAI's default floor of
+    # 1e-5 lies below their rounding error, so that flat regions give arbitrary values and huge gradients.
+    floor = config.flat**2 * voxels
+    a_variance = (aa - a_sum * a_sum / voxels).clamp(min=floor)
+    b_variance = (bb - b_sum * b_sum / voxels).clamp(min=floor)
+    squared: torch.Tensor = (ab - a_sum * b_sum / voxels) ** 2 / (a_variance * b_variance)
+    return squared
+
+
+def window_sum(values: torch.Tensor, window: int) -> torch.Tensor:
+    """Sums over cubes of ``window`` voxels, an odd number, around every voxel of ``(B, C, *spatial)``.
+
+    Beyond the image there are zeros. Products with banded matrices of ones: several times faster on a CPU, forward and
+    backward, than the same sums as convolutions with one channel.
+    """
+    for axis, size in enumerate(values.shape[2:], start=2):
+        place = torch.arange(size, device=values.device)
+        band = ((place[:, None] - place).abs() <= window // 2).to(values.dtype)
+        values = (values.movedim(axis, -1) @ band).movedim(-1, axis)
+    return values
 
 
 def _mean(values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

@@ -11,15 +11,15 @@ from torch import nn
 from torch.nn import functional
 
 from endomatch_ros.errors import ImageError
+from endomatch_ros.geometry.fields import resize_field, warp
 from endomatch_ros.gvsl.config import GvslConfig
-from endomatch_ros.gvsl.fields import resize_field, warp
-from endomatch_ros.gvsl.head import Matching, ZMatchingHead
 from endomatch_ros.gvsl.networks import UNet
+from endomatch_ros.models.z_matching import Matching, ZMatchingHead
 
 
 @dataclass(frozen=True)
 class GvslOutput(Matching):
-    """A :class:`~endomatch_ros.gvsl.head.Matching` with what it gives.
+    """A :class:`~endomatch_ros.models.z_matching.Matching` with what it gives.
 
     ``matrix``, ``affine`` and ``displacement`` are those of the network's grid, with ``shrink`` coarser than the
     image's; ``field`` is the image's.
@@ -53,6 +53,7 @@ class GvslModel(nn.Module):
             affine=config.affine,
             deformable=config.deformable,
             pool=config.pool,
+            levels=config.levels,
         )
         self.restoration = Convolution(
             config.spatial_dims, config.channels[0], config.in_channels, kernel_size=1, conv_only=True

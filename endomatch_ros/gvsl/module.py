@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from endomatch_ros.errors import ConfigError, check_ranges
-from endomatch_ros.gvsl.fields import folding_percent, warp
+from endomatch_ros.geometry.fields import folding_percent, warp
 from endomatch_ros.gvsl.losses import LossConfig, correlation_loss, gvsl_loss
 from endomatch_ros.gvsl.model import GvslModel
 from endomatch_ros.gvsl.overlap import dice_per_label, mean_dice, present_labels

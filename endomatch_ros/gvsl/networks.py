@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from monai.networks.blocks.convolutions import Convolution
 from monai.networks.nets.basic_unet import Down, TwoConv, UpCat
 from torch import nn
 from torch.nn import functional
@@ -20,12 +19,6 @@ ACTIVATION = ("leakyrelu", {"negative_slope": 0.2, "inplace": True})
 def norm(channels: int) -> tuple[str, dict[str, int]]:
     """Group normalisation with 8 channels to a group: nothing in it depends on the other images of a batch."""
     return ("group", {"num_groups": max(1, channels // 8)})
-
-
-def block(spatial_dims: int, inputs: int, outputs: int) -> nn.Module:
-    """Convolution of 3 voxels, group normalisation, LeakyReLU."""
-    layer: nn.Module = Convolution(spatial_dims, inputs, outputs, kernel_size=3, norm=norm(outputs), act=ACTIVATION)
-    return layer
 
 
 class UNet(nn.Module):

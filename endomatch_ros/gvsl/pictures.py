@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from endomatch_ros.gvsl.fields import warp
+from endomatch_ros.geometry.fields import warp
 from endomatch_ros.gvsl.registration import Registration
 from endomatch_ros.gvsl.volumes import Volume, sample
 

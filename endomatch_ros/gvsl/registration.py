@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from endomatch_ros.errors import CheckpointError, ConfigError
+from endomatch_ros.geometry.fields import identity_grid, jacobian_determinant, warp
 from endomatch_ros.gvsl import checkpoint as checkpoints
-from endomatch_ros.gvsl.fields import identity_grid, jacobian_determinant, warp
 from endomatch_ros.gvsl.model import GvslModel
 from endomatch_ros.gvsl.volumes import Prepared, Volume, VolumeConfig, isotropic_grid, prepare, transform
 

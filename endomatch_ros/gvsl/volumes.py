@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from endomatch_ros.errors import ConfigError, DataError, check_ranges
-from endomatch_ros.gvsl.fields import identity_grid, warp
+from endomatch_ros.geometry.fields import identity_grid, warp
 
 Matrix = NDArray[np.float64]
 Shape = tuple[int, int, int]

@@ -52,7 +52,7 @@ def bounded_matrix(raw: torch.Tensor, spatial: Sequence[int], limits: AffineLimi
         limits: the bounds.
 
     Returns:
-        ``(B, D, D + 1)`` for :func:`endomatch_ros.gvsl.fields.affine_field`, differentiable in ``raw``.
+        ``(B, D, D + 1)`` for :func:`endomatch_ros.geometry.fields.affine_field`, differentiable in ``raw``.
     """
     dims = len(spatial)
     angles = dims * (dims - 1) // 2

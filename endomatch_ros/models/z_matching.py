@@ -6,21 +6,38 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
-from monai.networks.blocks.convolutions import Convolution
-from monai.networks.layers.factories import Pool
 from torch import nn
+from torch.nn import functional
 
 from endomatch_ros.errors import ConfigError
-from endomatch_ros.gvsl.affine import AffineLimits, bounded_matrix, parameter_count
-from endomatch_ros.gvsl.fields import affine_field, compose_affine, integrate, warp
-from endomatch_ros.gvsl.networks import block
+from endomatch_ros.geometry.affine import AffineLimits, bounded_matrix, parameter_count
+from endomatch_ros.geometry.fields import affine_field, compose_affine, integrate, resize_field, warp
 
 _HIDDEN = 64
+_CONVOLUTIONS = {2: nn.Conv2d, 3: nn.Conv3d}
+# The mean over the whole image, one cell, no longer says where anything was.
+_POOLS = {2: nn.AdaptiveAvgPool2d, 3: nn.AdaptiveAvgPool3d}
+
+
+def _convolution(spatial_dims: int, inputs: int, outputs: int) -> nn.Module:
+    return _CONVOLUTIONS[spatial_dims](inputs, outputs, 3, padding=1)
+
+
+def block(spatial_dims: int, inputs: int, outputs: int) -> nn.Module:
+    """Convolution of 3 voxels, group normalisation with 8 channels a group, LeakyReLU.
+
+    In plain PyTorch, for a node that matches with a head should not wait for MONAI's import.
+    """
+    return nn.Sequential(
+        _convolution(spatial_dims, inputs, outputs),
+        nn.GroupNorm(max(1, outputs // 8), outputs),
+        nn.LeakyReLU(0.2, inplace=True),
+    )
 
 
 @dataclass(frozen=True)
 class Matching:
-    """What the head finds between a moving and a fixed image; fields as in :mod:`endomatch_ros.gvsl.fields`.
+    """What the head finds between a moving and a fixed image; fields as in :mod:`endomatch_ros.geometry.fields`.
 
     Attributes:
         matrix: the affine map ``(B, D, D + 1)``.
@@ -41,13 +58,13 @@ class GlobalStage(nn.Module):
     Args:
         spatial_dims: 2 or 3.
         channels: of one image's features.
-        pool: cells along each axis. The mean over the whole image, one cell, no longer says where anything was.
+        pool: cells along each axis.
     """
 
     def __init__(self, spatial_dims: int, channels: int, pool: int = 4) -> None:
         super().__init__()
         self.join = block(spatial_dims, 2 * channels, _HIDDEN)
-        self.pool = Pool["ADAPTIVEAVG", spatial_dims](pool)
+        self.pool = _POOLS[spatial_dims](pool)
         self.hidden = nn.Linear(_HIDDEN * pool**spatial_dims, _HIDDEN)
         self.activation = nn.LeakyReLU(0.2)
         self.last = nn.Linear(_HIDDEN, parameter_count(spatial_dims))
@@ -64,24 +81,40 @@ class GlobalStage(nn.Module):
 class LocalStage(nn.Module):
     """Fine features of the affinely moved and of the fixed image to a displacement (or velocity) at every voxel.
 
+    The displacement is the sum of those of ``levels`` resolutions. With one, a voxel sees the other image's features as
+    far as the convolutions reach, 3 voxels; each further level doubles that at an eighth (in 3D) of the cost.
+
     Args:
         spatial_dims: 2 or 3.
         channels: of one image's features.
+        levels: resolutions, each half of the one before.
     """
 
-    def __init__(self, spatial_dims: int, channels: int) -> None:
+    def __init__(self, spatial_dims: int, channels: int, levels: int = 1) -> None:
         super().__init__()
-        self.blocks = nn.Sequential(
-            block(spatial_dims, 2 * channels, channels),
-            block(spatial_dims, channels, channels),
+        self.levels = nn.ModuleList(
+            nn.Sequential(
+                block(spatial_dims, 2 * channels, channels),
+                block(spatial_dims, channels, channels),
+                _convolution(spatial_dims, channels, spatial_dims),
+            )
+            for _ in range(levels)
         )
-        self.last = Convolution(spatial_dims, channels, spatial_dims, kernel_size=3, conv_only=True)
-        for parameter in self.last.parameters():
-            nn.init.zeros_(parameter)
+        for level in self.levels:
+            for parameter in cast(nn.Sequential, level)[-1].parameters():
+                nn.init.zeros_(parameter)
 
     def forward(self, moving: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
         """Two ``(B, channels, *spatial)`` to ``(B, D, *spatial)`` in voxels, all zero before training."""
-        return cast(torch.Tensor, self.last(self.blocks(torch.cat([moving, fixed], dim=1))))
+        both = torch.cat([moving, fixed], dim=1)
+        spatial = both.shape[2:]
+        total = torch.zeros_like(both[:, : len(spatial)], dtype=torch.float32)
+        for k, level in enumerate(self.levels):
+            # At least 3 voxels an axis: group normalisation of a single voxel would be zero.
+            size = [max(-(-n // 2**k), min(n, 3)) for n in spatial]
+            seen = functional.interpolate(both, size, mode="area") if k else both
+            total = total + resize_field(level(seen).float(), spatial)
+        return total
 
 
 class ZMatchingHead(nn.Module):
@@ -95,6 +128,7 @@ class ZMatchingHead(nn.Module):
         integration_steps: squarings of the local stage's velocity; 0 takes its output as the displacement.
         affine, deformable: keep the stage; a stage left out is the identity.
         pool: cells along each axis of the pooled bottleneck.
+        levels: resolutions of the local stage.
     """
 
     def __init__(
@@ -107,6 +141,7 @@ class ZMatchingHead(nn.Module):
         affine: bool = True,
         deformable: bool = True,
         pool: int = 4,
+        levels: int = 1,
     ) -> None:
         super().__init__()
         if not affine and not deformable:
@@ -114,7 +149,7 @@ class ZMatchingHead(nn.Module):
         self.limits = limits or AffineLimits()
         self.integration_steps = integration_steps
         self.global_stage = GlobalStage(spatial_dims, coarse_channels, pool) if affine else None
-        self.local_stage = LocalStage(spatial_dims, fine_channels) if deformable else None
+        self.local_stage = LocalStage(spatial_dims, fine_channels, levels) if deformable else None
 
     def forward(
         self,
@@ -141,6 +176,6 @@ class ZMatchingHead(nn.Module):
         affine = affine_field(matrix, spatial)
         if self.local_stage is None:
             return Matching(matrix, affine, torch.zeros_like(affine), affine)
-        local = self.local_stage(warp(fine_moving, affine), fine_fixed).float()
+        local = self.local_stage(warp(fine_moving, affine), fine_fixed)
         displacement = integrate(local, self.integration_steps)
         return Matching(matrix, affine, displacement, compose_affine(matrix, displacement))

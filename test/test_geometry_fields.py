@@ -11,7 +11,7 @@ from monai.networks.blocks.warp import DVF2DDF, Warp
 from scipy import linalg, ndimage
 
 from endomatch_ros.errors import ConfigError, ImageError
-from endomatch_ros.gvsl import fields
+from endomatch_ros.geometry import fields
 
 SIZES = [(5, 7), (13, 17), (33, 40), (1, 6), (100, 99), (11, 13, 9), (6, 1, 5)]
 
