@@ -230,6 +230,26 @@ def test_runs_that_cannot_be_are_refused(tmp_path):
         OptimiserConfig(decay="linear")
     with pytest.raises(ConfigError, match="learning_rate"):
         OptimiserConfig(learning_rate=0.0)
+    with pytest.raises(ConfigError, match="warmup"):
+        OptimiserConfig(warmup=-1)
+
+
+def test_the_rate_rises_in_the_warm_up_and_then_falls_to_zero_or_stays():
+    def rates(**options):
+        module = GvslModule(GvslModel(TINY), LossConfig(window=5), OptimiserConfig(1e-2, **options), steps=10)
+        made = module.configure_optimizers()
+        optimiser, schedule = made["optimizer"], made["lr_scheduler"]["scheduler"]
+        found = []
+        for _ in range(11):
+            found.append(optimiser.param_groups[0]["lr"] / 1e-2)
+            optimiser.step()
+            schedule.step()
+        return found
+
+    assert rates() == [1.0] * 11
+    assert rates(warmup=4) == pytest.approx([0.25, 0.5, 0.75] + [1.0] * 8)
+    cosine = [0.5 * (1 + np.cos(np.pi * k / 6)) for k in range(7)]
+    assert rates(warmup=4, decay="cosine") == pytest.approx([0.25, 0.5, 0.75, 1.0, *cosine], abs=1e-9)
 
 
 COMMON = ["--steps", "2", "--channels", "4", "8", "--window", "5", "--device", "cpu", "--validate-every", "1"]
@@ -237,9 +257,11 @@ COMMON = ["--steps", "2", "--channels", "4", "8", "--window", "5", "--device", "
 
 def test_command_trains_on_volumes_and_its_checkpoint_registers_them(folder, tmp_path, capsys):
     run = ["pretrain", "volume", "--data", str(folder), "--output", str(tmp_path / "run"), "--size", "12", "12", "8"]
-    assert cli.main([*run, *COMMON, "--spacing", "1.5", "--split", "none"]) == 0
+    assert cli.main([*run, *COMMON, "--spacing", "1.5", "--split", "none", "--inversion", "0"]) == 0
     text = capsys.readouterr().out
     assert "6 volumes for training" in text
+    recipe = json.loads(checkpoint.load(tmp_path / "run" / "model.safetensors")[1]["recipe"])
+    assert (recipe["damage"]["inversion"], recipe["damage"]["curve"]) == (0.0, DamageConfig.curve)
     registrar, notes = load_registrar(tmp_path / "run" / "model.safetensors")
     assert registrar.config == VolumeConfig(1.5, (12, 12, 8))
     assert notes["subjects"].split() == [f"s{k}" for k in range(6)]

@@ -27,14 +27,17 @@ class OptimiserConfig:
         learning_rate: the paper's is 1e-4, for 2·10⁵ steps.
         decay: ``none`` keeps it, as the paper does; ``cosine`` takes it to zero over the run.
         clip: largest norm of the gradient; 0 leaves it alone.
+        warmup: steps over which the rate rises to its value, 0 for none.
     """
 
     learning_rate: float = 1e-4
     decay: Literal["none", "cosine"] = "none"
     clip: float = 0.0
+    warmup: int = 0
 
     def __post_init__(self) -> None:
-        check_ranges(self, {"learning_rate": (1e-9, 1.0), "clip": (0.0, 1e6)}, what="optimiser.")
+        ranges = {"learning_rate": (1e-9, 1.0), "clip": (0.0, 1e6), "warmup": (0, 1e8)}
+        check_ranges(self, ranges, whole=("warmup",), what="optimiser.")
         if self.decay not in ("none", "cosine"):
             raise ConfigError(f"optimiser.decay={self.decay!r}: use none or cosine")
 
@@ -93,10 +96,13 @@ class GvslModule(lightning.LightningModule):
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Adam and the schedule."""
         optimiser = torch.optim.Adam(self.parameters(), lr=self._optimiser.learning_rate)
-        cosine = self._optimiser.decay == "cosine"
+        cosine, warmup = self._optimiser.decay == "cosine", self._optimiser.warmup
 
         def factor(step: int) -> float:
-            return 0.5 * (1 + math.cos(math.pi * min(1.0, step / self._steps))) if cosine else 1.0
+            if step < warmup:
+                return (step + 1) / warmup
+            progress = (step - warmup) / max(1, self._steps - warmup)
+            return 0.5 * (1 + math.cos(math.pi * min(1.0, progress))) if cosine else 1.0
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
