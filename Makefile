@@ -10,8 +10,12 @@ PYTHON ?= $(firstword $(foreach p,python3 python3.14 python3.13 python3.12 pytho
 ROS ?= $(if $(filter Linux-x86_64,$(shell uname -s -m | tr ' ' -)),wheels,system)
 VENV ?= .venv
 DEMO_OUTPUT ?= demo_output
-# The recipe of the model in the package.
+# The recipes of the models in the package.
 TRAIN_ARGS ?= --config config/train_embedded.yaml
+HIPPOCAMPUS ?= hippocampus
+HIPPOCAMPUS_ARGS ?= --size 44 60 46 --channels 16 32 64 128 --shrink 2 --levels 3 --steps 6000 --learning-rate 0.001 --warmup 100 \
+	--decay cosine --clip 1 --precision bf16-mixed --curve 0.5 --inversion 0 --shuffling 0.3 --painting 0.5
+HIPPOCAMPUS_OUTPUT ?= runs/hippocampus
 VENV_PATH := $(abspath $(VENV))
 BIN := $(VENV_PATH)/bin
 STAMP := $(VENV)/.endomatch-$(ROS)
@@ -29,10 +33,10 @@ RUN += $(call prepend,PYTHONPATH,$(SITE)) $(call prepend,LD_LIBRARY_PATH,$(LIBS)
 	_ROS_WHEELS_BOOTSTRAP_COMPLETE=1 RMW_IMPLEMENTATION=rmw_fastrtps_cpp
 endif
 
-.PHONY: help demo test test-all lint format train-embedded venv clean distclean
+.PHONY: help demo test test-all lint format train-embedded pretrain-hippocampus venv clean distclean
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 23
 
 demo: $(STAMP) ## stream a synthetic endoscope through the real node; leaves demo_output/
 	@$(RUN) $(BIN)/endomatch demo --output $(DEMO_OUTPUT)
@@ -54,6 +58,9 @@ format: $(STAMP) ## apply ruff's formatting and safe fixes
 
 train-embedded: $(STAMP) ## train the embedded model anew (first part; docs/model_card.md); another run: TRAIN_ARGS="--data PATH --output DIR ..."
 	$(RUN) $(BIN)/endomatch train $(TRAIN_ARGS)
+
+pretrain-hippocampus: $(STAMP) ## pre-train the registration model anew: HIPPOCAMPUS=folder with images/ [HIPPOCAMPUS_OUTPUT=DIR]
+	$(RUN) $(BIN)/endomatch pretrain volume --data $(HIPPOCAMPUS) --output $(HIPPOCAMPUS_OUTPUT) $(HIPPOCAMPUS_ARGS)
 
 venv: $(STAMP) ## make .venv and install everything into it
 
