@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from endomatch_ros.errors import CheckpointError, ConfigError
 
-_NEWER = {"max_keypoints", "forward_backward_px"}  # not in the first checkpoints
+_NEWER = {"max_keypoints", "forward_backward_px", "dense_levels"}  # not in the first checkpoints
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,8 @@ class ModelConfig:
         embed_dim, depth, heads: the compact backbone's Transformer; ignored for a timm name.
         stem_channels: channels of the convolutional stem that feeds the fine map.
         fine_dim: length of a fine descriptor; 0 for a model without fine branch (tokens only).
+        dense_levels: resolutions of the local stage of the head that registers two images
+            (:meth:`~endomatch_ros.models.network.MatcherNetwork.register`); 0 for a model without one.
         normalisation: ``imagenet`` mean and deviation, or ``standardise`` each image over its view.
         resolution: long side in pixels of the view as the network sees it. This and what follows is the model's
             operating point, chosen on validation data; a caller may say otherwise.
@@ -36,6 +38,7 @@ class ModelConfig:
     heads: int = 6
     stem_channels: int = 64
     fine_dim: int = 64
+    dense_levels: int = 0
     normalisation: Literal["imagenet", "standardise"] = "standardise"
     resolution: int = 512
     similarity_threshold: float = 0.5
@@ -50,7 +53,8 @@ class ModelConfig:
     def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
         """Build from a checkpoint's metadata; raises :class:`CheckpointError` on unknown or missing keys.
 
-        Only the operating point may be missing in part: an older checkpoint gets today's defaults.
+        What older checkpoints do not know may be missing: part of the operating point gets today's defaults, and there
+        is no head.
         """
         known = {f.name for f in fields(cls)}
         missing = known - set(values) - _NEWER

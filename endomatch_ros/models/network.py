@@ -1,4 +1,4 @@
-"""The whole network: backbone Φ, adapter Ψ, fine branch; an image to descriptors."""
+"""The whole network: backbone Φ, adapter Ψ, fine branch; an image to descriptors, two images to a dense field."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from endomatch_ros.errors import ConfigError, ImageError
 from endomatch_ros.models.adapter import Adapter
 from endomatch_ros.models.backbone import FINE_PER_TOKEN, Backbone, ConvStem, standardise
 from endomatch_ros.models.config import ModelConfig
+from endomatch_ros.models.z_matching import Matching, ZMatchingHead
 
+_INTEGRATION_STEPS = 7  # squarings: fields hardly fold
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -55,8 +58,20 @@ class FineBranch(nn.Module):
         return fused
 
 
+def dense_head(config: ModelConfig, token_dim: int) -> ZMatchingHead | None:
+    """The untrained head of ``config`` for tokens of ``token_dim`` channels, which gives the exact identity.
+
+    ``None`` for a model without one.
+    """
+    if config.dense_levels == 0:
+        return None
+    return ZMatchingHead(
+        2, token_dim, config.fine_dim or token_dim, integration_steps=_INTEGRATION_STEPS, levels=config.dense_levels
+    )
+
+
 class MatcherNetwork(nn.Module):
-    """Φ → Ψ → (fine branch): images to L2-normalised descriptor maps.
+    """Φ → Ψ → (fine branch): images to L2-normalised descriptor maps; two images' maps to a field, if it has a head.
 
     Args:
         config: the architecture.
@@ -74,6 +89,7 @@ class MatcherNetwork(nn.Module):
             self.fine = FineBranch(backbone.embed_dim, config.stem_channels, config.fine_dim)
             # A backbone without stem gets one of its own for the detail that its patches have lost.
             self.fine_stem = ConvStem(config.stem_channels) if backbone.stem is None else None
+        self.dense = dense_head(config, backbone.embed_dim)
         # Inverse temperatures of the contrastive losses, learnt with the rest (CLIP's parametrisation).
         self.log_scale_coarse = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
         self.log_scale_fine = nn.Parameter(torch.tensor(math.log(1 / 0.05)))
@@ -108,3 +124,34 @@ class MatcherNetwork(nn.Module):
             assert stem is not None
             fine = functional.normalize(self.fine(grid, stem), dim=1)
         return Descriptors(functional.normalize(grid, dim=1), fine)
+
+    def register(self, reference: Descriptors, current: Descriptors) -> Matching:
+        """Dense field between two batches of images, by the Z-matching head (arXiv 2303.00874).
+
+        Convention: that of :mod:`endomatch_ros.geometry.fields` with the reference as the fixed image. A point p of the
+        reference's finest map lies at p + field(p) in the current image's, in cells, (row, column).
+
+        Args:
+            reference: descriptors of ``B`` images.
+            current: of as many others of the same size.
+
+        Returns:
+            Fields ``(B, 2, h, w)`` on the finest map's grid, float32.
+
+        Raises:
+            ConfigError: the model has no head.
+            ImageError: the images' maps differ in size.
+        """
+        if self.dense is None:
+            raise ConfigError(
+                "the model has no head for dense fields (dense_levels is 0): train one with "
+                "`endomatch train --objective gvsl`, or use a model that has one"
+            )
+        if reference.finest.shape != current.finest.shape:
+            raise ImageError(
+                f"descriptor maps {tuple(reference.finest.shape)} and {tuple(current.finest.shape)} do not fit: "
+                "give both images the same size"
+            )
+        maps = (current.coarse, reference.coarse, current.finest, reference.finest)
+        matching: Matching = self.dense(*(part.float() for part in maps))
+        return matching
