@@ -1,6 +1,7 @@
 """How long a pair takes, beside OpenCV's KLT and SIFT on the same images in the same run.
 
-    python benchmarks/latency.py [--size 1280 1024] [--frames 30] [--resolution 512] [--device auto] [--json FILE]
+    python benchmarks/latency.py [--size 1280 1024] [--frames 30] [--resolution 512] [--refinement dense]
+        [--device auto] [--json FILE]
 
 Each method sees the same synthetic stream, in turn, pair by pair, so that a slow moment of the machine hits all alike.
 The matcher runs as in the node: one network pass a frame, tracks kept. On a GPU every pair ends with a synchronisation.
@@ -33,18 +34,20 @@ def main() -> None:
     parser.add_argument("--size", nargs=2, type=int, default=(1280, 1024), metavar=("WIDTH", "HEIGHT"))
     parser.add_argument("--frames", type=int, default=30)
     parser.add_argument("--resolution", type=int, help="long side that the network sees; default: the model's own")
+    parser.add_argument("--refinement", help="photometric, dense (a model with a head) or none; default: photometric")
     parser.add_argument("--model", default="embedded")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     scene = SyntheticEndoscope(SceneConfig(seed=20_500, width=args.size[0], height=args.size[1]))
     images = [scene.render(k / 30).image for k in range(args.frames)]
-    extra = {"resolution": args.resolution} if args.resolution else {}
+    extra = {name: value for name in ("resolution", "refinement") if (value := getattr(args, name))}
     matcher = Matcher.from_pretrained(args.model, args.device, **extra)
     times, stages = measure(matcher, images)
     report = {
         "size": list(args.size),
         "resolution": matcher.config.resolution,
+        "refinement": matcher.config.refinement,
         "frames": args.frames,
         "milliseconds": {name: percentiles(values) for name, values in times.items()},
         "stages": {name: percentiles(values) for name, values in stages.items()},

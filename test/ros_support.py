@@ -26,6 +26,7 @@ from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 
+from endomatch_ros.errors import ConfigError
 from endomatch_ros.matching.config import MatcherConfig
 from endomatch_ros.matching.preparation import prepare
 from endomatch_ros.matching.types import Matches
@@ -69,7 +70,13 @@ class FakeMatcher:
         self.batches = []
 
     def configure(self, **changes):
-        self.config = self.config.changed(**changes)
+        self.config = self.changed(**changes)
+
+    def changed(self, **changes):
+        config = self.config.changed(**changes)
+        if config.needs_dense:
+            raise ConfigError("this model has no head for dense fields")
+        return config
 
     def warmup(self, size):
         self.warm = True
@@ -96,6 +103,7 @@ class FakeStream:
         self.fail_with: Exception | None = None
         self.previous = self.newest = None
         self.count, self.coverage = 60, 0.5
+        self.dropped = {}
         self.views = None  # two arrays of points; None: those of the two poses
 
     def reset(self):
@@ -132,6 +140,7 @@ class FakeStream:
         return Matches(
             points0, points1, np.full(count, 0.9, np.float32), np.arange(count, dtype=np.uint32),
             (width, height), (width, height), before, stamp, self.coverage, {"matching": 1.0},
+            self.dropped,
         )  # fmt: skip
 
 

@@ -54,13 +54,15 @@ def test_model_and_settings_are_read_from_the_name(name: str, model: str, settin
     assert parse_matcher(name) == (model, settings)
 
 
-def test_settings_reach_the_matcher(model: Path) -> None:
+def test_settings_reach_the_matcher(tmp_path: Path) -> None:
+    model = checkpoint(tmp_path / "with_head.safetensors", config=replace(TINY, dense_levels=1))
     wanted = {
         "resolution": 96,
         "similarity_threshold": 0.25,
         "max_keypoints": 123,
         "refinement": "none",
         "forward_backward_px": 1.5,
+        "dense_consistency_cells": 2.5,
         "mask": "none",
         "half": False,
     }
@@ -104,6 +106,7 @@ def test_several_models_have_names_that_tell_them_apart(model: Path, tmp_path: P
         ("endomatch:similarity_threshold=", "similarity_threshold is ''; it must be a number"),
         ("endomatch:similarity_threshold=nan", "outside its range"),
         ("endomatch:refinement=wild", "refinement='wild' is unknown"),
+        ("endomatch:refinement=dense", "refinement='dense' needs a model with a head"),
     ],
 )
 def test_bad_names_are_clear_errors(name: str, message: str, model: Path) -> None:

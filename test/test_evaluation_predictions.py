@@ -37,8 +37,8 @@ class Method:
         points = np.float32(RNG.uniform(0, 48, (2, self.count, 2))) + self.calls
         ids = np.arange(self.count, dtype=np.uint32) + 4_000_000_000
         sizes = image0.shape[1::-1], image1.shape[1::-1]
-        timings = {"matching": 1 / 3}
-        self.last = Matches(*points, points[0, :, 0] / 99, ids, *sizes, coverage=0.1 + 0.2, timings=timings)
+        facts = {"coverage": 0.1 + 0.2, "timings": {"matching": 1 / 3}, "dropped": {"a": 3}}
+        self.last = Matches(*points, points[0, :, 0] / 99, ids, *sizes, **facts)
         return self.last
 
 
@@ -49,7 +49,7 @@ def named(method: Method | None = None, identity: str | None = "made up 1", name
 def same(a: Matches, b: Matches) -> None:
     for name in ("keypoints0", "keypoints1", "similarity", "track_ids"):
         np.testing.assert_array_equal(getattr(a, name), getattr(b, name), strict=True)
-    for name in ("size0", "size1", "coverage", "timings", "stamp0"):
+    for name in ("size0", "size1", "coverage", "timings", "dropped", "stamp0"):
         assert getattr(a, name) == getattr(b, name)
 
 

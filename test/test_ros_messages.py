@@ -284,7 +284,10 @@ def test_statistics():
     for latency in (0.01, 0.02, 0.03):
         statistics.published(latency, None)
     statistics.dropped("bad_image", "why")
+    for count in (3, 0, 4):
+        statistics.left_out({"dense_consistency": count})
     snapshot = statistics.snapshot(1.0)
+    assert snapshot.left_out == {"dense_consistency": 7}
     assert snapshot.rate == pytest.approx(10)
     assert snapshot.latency[0] == pytest.approx(20)
     assert snapshot.stamp_latency is None

@@ -219,11 +219,13 @@ def test_compressed_transport():
 
 
 def test_reports_name_model_rate_and_latency(running):
+    running.stream.dropped = {"dense_consistency": 5}
     running.matched()
     _, values = running.client.wait_diagnostics("model", lambda _, v: "sha256" in v, "the model's status")
     assert (values["name"], values["device"], values["sha256"]) == ("fake", "cpu", "0" * 64)
     _, values = running.client.wait_diagnostics("processing", lambda _, v: v["answered"] == "1", "one answer")
     assert float(values["latency_p50_ms"]) > 0
+    assert values["matches_dropped_dense_consistency"] == "5"
     assert values["stamp_latency_p50_ms"] == ""  # the test's stamps are of another clock
     _, values = running.client.wait_diagnostics("input", lambda _, v: v["received"] == "2", "two frames")
     assert values["topic"] == "/image_raw"

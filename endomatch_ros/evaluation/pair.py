@@ -56,6 +56,7 @@ class PairResult:
             "fundamental": self.epipolar.matrix.tolist() if self.epipolar.matrix is not None else None,
             "size0": list(self.matches.size0),
             "size1": list(self.matches.size1),
+            "dropped": dict(self.matches.dropped),
             "timings_ms": {name: round(float(value), 3) for name, value in self.matches.timings.items()},
         }
 

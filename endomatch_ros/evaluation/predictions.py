@@ -166,6 +166,7 @@ def _save(path: Path, key: str, matches: Matches, milliseconds: float) -> None:
         "size1": matches.size1,
         "coverage": matches.coverage,
         "timings": matches.timings,
+        "dropped": matches.dropped,
     }
     arrays: dict[str, Any] = {name: np.asarray(getattr(matches, name), kind) for name, (kind, _) in _ARRAYS.items()}
     # A name of its own: another run may answer the same question at the same time.
@@ -197,6 +198,7 @@ def _load(path: Path, key: str) -> tuple[Matches, float]:
             size1=(width1, height1),
             coverage=about["coverage"],
             timings=about["timings"],
+            dropped=about.get("dropped", {}),  # caches are older than the field
         )
         return matches, float(about["milliseconds"])
     except Exception as error:  # zipfile, numpy and the OS each have types of their own for damaged files

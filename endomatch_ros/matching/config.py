@@ -17,9 +17,13 @@ class MatcherConfig:
             in the matching) and finds smaller detail.
         similarity_threshold: least cosine similarity of a match, 0 to 1.
         max_keypoints: most matches of a pair, 1 to 100000.
-        refinement: ``photometric`` (targets refined to sub-pixel accuracy at source resolution) or ``none`` (the
+        refinement: ``photometric`` (targets refined to sub-pixel accuracy at source resolution, from the smooth flow of
+            the coarse matches), ``dense`` (the same from the dense field of the model's head) or ``none`` (the
             network's own grid, accurate to about half a cell).
         forward_backward_px: largest distance in source pixels between a point and its way there and back, 0.01 to 100.
+        dense_consistency_cells: matches whose displacement is further than this from the head's dense field are
+            dropped, 0 to 100; 0: none. In descriptor cells, a fixed share of what the network sees (with the embedded
+            model a 128th of the view's long side), since the field's errors grow with them.
         mask: ``auto`` (the dark surround of the view and saturated highlights give no matches) or ``none``.
         half: run the network in half precision on a GPU (ignored on a CPU).
     """
@@ -27,8 +31,9 @@ class MatcherConfig:
     resolution: int = 512
     similarity_threshold: float = 0.5
     max_keypoints: int = 6000
-    refinement: Literal["photometric", "none"] = "photometric"
+    refinement: Literal["photometric", "dense", "none"] = "photometric"
     forward_backward_px: float = 1.0
+    dense_consistency_cells: float = 0.0
     mask: Literal["auto", "none"] = "auto"
     half: bool = True
 
@@ -38,11 +43,17 @@ class MatcherConfig:
             "similarity_threshold": (0.0, 1.0),
             "max_keypoints": (1, 100_000),
             "forward_backward_px": (0.01, 100.0),
+            "dense_consistency_cells": (0.0, 100.0),
         }
         check_ranges(self, ranges, whole=("resolution", "max_keypoints"))
-        for name, allowed in (("refinement", ("photometric", "none")), ("mask", ("auto", "none"))):
+        for name, allowed in (("refinement", ("photometric", "dense", "none")), ("mask", ("auto", "none"))):
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"{name}={getattr(self, name)!r} is unknown: use one of {', '.join(allowed)}")
+
+    @property
+    def needs_dense(self) -> bool:
+        """Whether the dense field of the model's head is used."""
+        return self.refinement == "dense" or self.dense_consistency_cells > 0
 
     def changed(self, **changes: Any) -> MatcherConfig:
         """A copy with ``changes``; raises :class:`ConfigError` for unknown names and values out of range."""

@@ -48,8 +48,8 @@ class Window:
         """Source pixels ``(N, 2)`` to coordinates on a map with cells of ``cell`` network pixels."""
         return np.asarray((points - np.array([self.x, self.y]) + 0.5) * self.scale / cell - 0.5)
 
-    def to_source(self, cells: NDArray[np.floating], cell: float) -> NDArray[np.float64]:
-        """The inverse of :meth:`to_cells`."""
+    def to_source(self, cells: NDArray[np.floating], cell: float | NDArray[np.floating]) -> NDArray[np.float64]:
+        """The inverse of :meth:`to_cells`; ``cell`` may differ between the axes, ``(x, y)``."""
         return np.asarray((cells + 0.5) * cell / self.scale - 0.5 + np.array([self.x, self.y]))
 
 
@@ -65,6 +65,7 @@ class FrameFeatures:
         descriptors: ``(C, h, w)`` float32, L2-normalised, on the model's device.
         cell: network pixels a descriptor cell, along a side.
         temperature: the softmax temperature that the descriptors were trained with.
+        tokens: ``(D, h', w')`` float32, L2-normalised, one per patch; kept where the settings use the dense field.
     """
 
     image: NDArray[np.uint8]
@@ -74,6 +75,7 @@ class FrameFeatures:
     descriptors: Tensor
     cell: float
     temperature: float
+    tokens: Tensor | None = None
 
     @property
     def size(self) -> tuple[int, int]:

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from endomatch_ros.errors import ConfigError
 from endomatch_ros.geometry.coverage import coverage
-from endomatch_ros.matching.coarse import descriptor_similarity, match_coarse
+from endomatch_ros.matching.coarse import CoarseMatches, descriptor_similarity, match_coarse
 from endomatch_ros.matching.config import MatcherConfig
+from endomatch_ros.matching.dense import DenseField, consistent, dense_field
 from endomatch_ros.matching.features import FrameFeatures
 from endomatch_ros.matching.keypoints import detect, thin
 from endomatch_ros.matching.mask import lookup
@@ -36,13 +37,16 @@ class Matcher:
         info: its description.
         config: settings.
         device: torch device name.
+
+    Raises:
+        ConfigError: settings that the model cannot serve.
     """
 
     def __init__(self, network: MatcherNetwork, info: ModelInfo, config: MatcherConfig, device: str = "cpu") -> None:
         self.device = torch.device(device)
         self.network = network.eval().requires_grad_(False).to(self.device)
         self.info = replace(info, device=str(self.device))
-        self.config = config
+        self.config = self._possible(config)
 
     @classmethod
     def from_pretrained(
@@ -71,8 +75,25 @@ class Matcher:
         return cls(network, info, defaults.changed(**config), chosen)
 
     def configure(self, **changes: Any) -> None:
-        """Change settings; raises :class:`ConfigError` and changes nothing if one of them is wrong."""
-        self.config = self.config.changed(**changes)
+        """Change settings; raises :class:`ConfigError` and changes nothing if one of them is wrong.
+
+        Features made before serve on; a frame whose features lack what the new settings need is described anew.
+        """
+        self.config = self.changed(**changes)
+
+    def changed(self, **changes: Any) -> MatcherConfig:
+        """The settings as :meth:`configure` would make them, which raises the same."""
+        return self._possible(self.config.changed(**changes))
+
+    def _possible(self, config: MatcherConfig) -> MatcherConfig:
+        if config.needs_dense and self.network.dense is None:
+            name = "refinement" if config.refinement == "dense" else "dense_consistency_cells"
+            raise ConfigError(
+                f"{name}={getattr(config, name)!r} needs a model with a head for dense fields, which this one has not: "
+                "train one with `endomatch train --objective gvsl`, or set refinement to photometric and "
+                "dense_consistency_cells to 0"
+            )
+        return config
 
     def match(
         self,
@@ -132,12 +153,18 @@ class Matcher:
         found: dict[int, FrameFeatures] = {}
         for shape in {image.shape for image, _ in inputs}:
             batch = [index for index, (image, _) in enumerate(inputs) if image.shape == shape]
-            descriptors = self._forward(*(np.stack(part) for part in zip(*(inputs[i] for i in batch), strict=True)))
-            found |= {i: self._features(frames[i], each) for i, each in zip(batch, descriptors, strict=True)}
+            maps = self._forward(*(np.stack(part) for part in zip(*(inputs[i] for i in batch), strict=True)))
+            found |= {i: self._features(frames[i], maps, position) for position, i in enumerate(batch)}
         return [found[index] for index in range(len(frames))]
 
-    def _features(self, frame: Prepared, descriptors: torch.Tensor) -> FrameFeatures:
-        network = self.network
+    def complete(self, features: FrameFeatures) -> FrameFeatures:
+        """The features with all that the settings need, described anew if they were made for others."""
+        if features.tokens is not None or not self.config.needs_dense:
+            return features
+        return self.describe([Prepared(features.image, features.view, features.usable, features.window)])[0]
+
+    def _features(self, frame: Prepared, maps: Descriptors, position: int) -> FrameFeatures:
+        network, descriptors = self.network, maps.finest[position].float()
         log_scale = network.log_scale_coarse if network.fine is None else network.log_scale_fine
         return FrameFeatures(
             image=frame.image,
@@ -147,6 +174,7 @@ class Matcher:
             descriptors=descriptors,
             cell=frame.window.net_width / descriptors.shape[-1],
             temperature=float(torch.exp(-log_scale)),
+            tokens=maps.coarse[position].float() if self.config.needs_dense else None,
         )
 
     def sample(
@@ -182,17 +210,20 @@ class Matcher:
         with torch.inference_mode():
             coarse = match_coarse(features0, features1, config.similarity_threshold)
         matched = time.perf_counter()
-        if config.refinement == "photometric":
-            points0 = self.sample(features0)[0] if points is None else points
-            points1, good = refine(features0, features1, points0, coarse, config.forward_backward_px)
-        else:
-            order = np.sort(np.argsort(-coarse.similarity, kind="stable")[: config.max_keypoints])
-            points0, points1 = coarse.points0[order].astype(np.float32), coarse.points1[order].astype(np.float32)
-            good = lookup(features0.usable, points0) & lookup(features1.usable, points1)
+        field = self._field(features0, features1)
+        registered = time.perf_counter()
+        points0, points1, good = self._targets(features0, features1, points, coarse, field)
         with torch.inference_mode():
             similarity = descriptor_similarity(features0, features1, points0, points1)
-        keep = np.flatnonzero(good & (similarity >= config.similarity_threshold))
-        done = time.perf_counter()
+        good = good & (similarity >= config.similarity_threshold)
+        dropped = {}
+        if field is not None and config.dense_consistency_cells > 0:
+            right = consistent(field, features0, points0, points1, config.dense_consistency_cells)
+            good, dropped = good & right, {"dense_consistency": int((good & ~right).sum())}
+        keep = np.flatnonzero(good)
+        seconds = {"matching": matched - start, "refinement": time.perf_counter() - registered}
+        if field is not None:
+            seconds["dense"] = registered - matched
         return Matches(
             keypoints0=points0[keep],
             keypoints1=points1[keep],
@@ -201,8 +232,34 @@ class Matcher:
             size0=features0.size,
             size1=features1.size,
             coverage=coverage(points0[keep], features0.view),
-            timings={"matching": 1e3 * (matched - start), "refinement": 1e3 * (done - matched)},
+            timings={stage: 1e3 * took for stage, took in seconds.items()},
+            dropped=dropped,
         )
+
+    def _field(self, features0: FrameFeatures, features1: FrameFeatures) -> DenseField | None:
+        """The head's field, where the settings use it."""
+        if not self.config.needs_dense:
+            return None
+        return dense_field(self.network, self.complete(features0), self.complete(features1))
+
+    def _targets(
+        self,
+        features0: FrameFeatures,
+        features1: FrameFeatures,
+        points: NDArray[np.float32] | None,
+        coarse: CoarseMatches,
+        field: DenseField | None,
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
+        """Points of the reference, their targets and which of these can be believed, as the setting refinement says."""
+        config = self.config
+        if config.refinement == "none":
+            order = np.sort(np.argsort(-coarse.similarity, kind="stable")[: config.max_keypoints])
+            points0, points1 = coarse.points0[order].astype(np.float32), coarse.points1[order].astype(np.float32)
+            return points0, points1, lookup(features0.usable, points0) & lookup(features1.usable, points1)
+        points0 = self.sample(features0)[0] if points is None else points
+        prior = field if config.refinement == "dense" else None
+        points1, good = refine(features0, features1, points0, coarse, config.forward_backward_px, prior)
+        return points0, points1, good
 
     def warmup(self, size: tuple[int, int]) -> None:
         """Run once on noise of ``size`` = ``(width, height)``, so that the first real frame is not the slow one."""
@@ -210,16 +267,16 @@ class Matcher:
         features = self.extract(noise)
         self.match_features(features, features)
 
-    def _forward(self, images: NDArray[np.uint8], views: NDArray[np.uint8]) -> torch.Tensor:
-        """Descriptors ``(B, C, h, w)`` of network images ``(B, H, W, 3)`` and their views ``(B, H, W)``."""
+    def _forward(self, images: NDArray[np.uint8], views: NDArray[np.uint8]) -> Descriptors:
+        """Descriptors of network images ``(B, H, W, 3)`` and their views ``(B, H, W)``."""
         with torch.inference_mode():
             # Channels last, as the images come: convolutions and the matching after them are faster for it.
             tensor = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float() / 255.0
             weights = torch.from_numpy(views).to(self.device)[:, None].float()
             half = self.config.half and self.device.type == "cuda"
             with torch.autocast(self.device.type, torch.float16, enabled=half):
-                descriptors: Descriptors = self.network(tensor, weights)
-            return descriptors.finest.float()
+                maps: Descriptors = self.network(tensor, weights)
+            return maps
 
 
 def resolve_device(device: str) -> str:

@@ -1,15 +1,16 @@
 """Photometric refinement: where in the source image, to a fraction of a pixel, a point has gone.
 
-The coarse matches become a smooth flow field; the current image is warped by it towards the reference; dense optical
-flow on locally normalised intensities finds the small rest. What proves consistent forward and backward corrects the
-field, and the search is repeated on a finer level: so regions whose coarse matches were wrong are reached from their
-neighbours. A forward–backward check, the size of the last correction and the agreement of neighbours decide. Source
-points stay where they are: only targets move.
+The coarse matches, or the model's head, give a smooth flow field; the current image is warped by it towards the
+reference; dense optical flow on locally normalised intensities finds the small rest. What proves consistent forward and
+backward corrects the field, and the search is repeated on a finer level: so regions whose coarse matches were wrong are
+reached from their neighbours. A forward–backward check, the size of the last correction and the agreement of neighbours
+decide. Source points stay where they are: only targets move.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -31,6 +32,19 @@ _TRACK_SIGMA = 1.5  # nodes; found points allow a field that bends more than coa
 MIN_COARSE = 8  # fewer coarse matches than this say nothing about the motion
 
 
+class Flow(Protocol):
+    """A smooth flow over the reference's window: positions and flows ``(x, y)`` in source pixels.
+
+    Positions count from the centre of the window's top-left pixel.
+    """
+
+    def __call__(self, points: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Flow ``(N, 2)`` at ``points`` ``(N, 2)``."""
+
+    def dense(self, width: int, height: int) -> NDArray[np.float32]:
+        """Flow ``(height, width, 2)`` float32 at the window's pixels."""
+
+
 def coarse_field(coarse: CoarseMatches, features: FrameFeatures) -> FlowField:
     """Smooth flow over the reference's window from its coarse matches, nodes two descriptor cells apart."""
     w = features.window
@@ -49,6 +63,7 @@ def refine(
     points: NDArray[np.float32],
     coarse: CoarseMatches,
     forward_backward_px: float,
+    prior: Flow | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Targets of ``points`` in the current frame.
 
@@ -58,6 +73,7 @@ def refine(
         points: ``(N, 2)`` source pixels of the reference.
         coarse: the coarse matches, at least ``MIN_COARSE``.
         forward_backward_px: largest distance of the way there and back, source pixels.
+        prior: the flow to start from; None: that of the coarse matches.
 
     Returns:
         ``(N, 2)`` float32 targets in source pixels and ``(N,)`` bool, which of them passed all checks.
@@ -65,7 +81,7 @@ def refine(
     if len(points) == 0 or len(coarse.points0) < MIN_COARSE:
         return points.copy(), np.zeros(len(points), bool)
     level = finest_level(max(features0.window.width, features0.window.height))
-    first = _pass(features0, features1, points, coarse_field(coarse, features0), level + 1)
+    first = _pass(features0, features1, points, prior or coarse_field(coarse, features0), level + 1)
     good = first.within(_FIRST_FORWARD_BACKWARD_PX, _LARGEST_FIRST * features0.cell_px)
     good = _agree(points, first.targets, good, features0)
     field = _corrected(coarse, points[good], first.targets[good], features0)
@@ -97,7 +113,7 @@ class _Pass:
 
 
 def _pass(
-    features0: FrameFeatures, features1: FrameFeatures, points: NDArray[np.float32], field: FlowField, level: int
+    features0: FrameFeatures, features1: FrameFeatures, points: NDArray[np.float32], field: Flow, level: int
 ) -> _Pass:
     """Warp the current frame by ``field`` and find what is left."""
     w = features0.window

@@ -149,6 +149,8 @@ class StreamMatcher:
 
     def _match(self, anchor: _Anchor, features: FrameFeatures) -> tuple[Matches, NDArray[np.int64]]:
         """Matches with their track ids, and their positions among the anchor's points (none without refinement)."""
+        # Once, for a keyframe that was described for other settings.
+        anchor.features = self.matcher.complete(anchor.features)
         if self.matcher.config.refinement == "none":  # on the network's grid, where the tracks are not
             matches = self.matcher.match_features(anchor.features, features)
             return replace(matches, track_ids=self._new_ids(len(matches)).astype(np.uint32)), np.zeros(0, np.int64)

@@ -24,7 +24,9 @@ class Matches:
         stamp0, stamp1: the stamps given to :meth:`StreamMatcher.push`, untouched; ``None`` for a single pair.
         coverage: share (0 to 1) of the reference view's cells that hold a match; 16 × 16 cells over the image, those
             at least half in view count.
-        timings: milliseconds by stage (``backbone``, ``matching``, ``refinement``).
+        timings: milliseconds by stage (``backbone``, ``matching``, ``refinement``, and ``dense`` where the settings use
+            the dense field).
+        dropped: number of matches that an optional check left out, by its name; empty where none is on.
     """
 
     keypoints0: NDArray[np.float32]
@@ -37,6 +39,7 @@ class Matches:
     stamp1: Stamp = None
     coverage: float = 0.0
     timings: dict[str, float] = field(default_factory=dict)
+    dropped: dict[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.keypoints0)

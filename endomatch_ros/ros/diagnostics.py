@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 # Every cause is always listed, so that a monitor finds the key before the first drop.
 DROPS = ("superseded", "unpaired", "bad_encoding", "bad_image", "matching_failed", "not_active", "disabled")
+MATCH_DROPS = ("dense_consistency",)
 FAULTS = ("bad_encoding", "bad_image", "matching_failed")
 KEYFRAMES = ("first", "overlap", "inliers", "lost", "service")
 RESETS = ("activated", "service", "stamp_backwards", "size_changed", "parameters_changed", "matching_failed")
@@ -129,6 +130,7 @@ def _processing_status(name: str, source: Source, condition: Condition) -> Diagn
         for index, which in enumerate(("p50", "p90", "max")):
             values[f"track_frames_{which}"] = _rounded(snapshot.tracks[index] if snapshot.tracks else None)
     values |= {f"dropped_{cause}": snapshot.drops.get(cause, 0) for cause in DROPS}
+    values |= {f"matches_dropped_{cause}": snapshot.left_out.get(cause, 0) for cause in MATCH_DROPS}
     values |= {f"reset_{cause}": snapshot.resets.get(cause, 0) for cause in RESETS}
     values |= {f"keyframe_{cause}": snapshot.keyframes.get(cause, 0) for cause in KEYFRAMES}
     return make_status(name, level, message, condition.hardware_id, values)

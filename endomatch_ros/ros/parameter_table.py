@@ -117,12 +117,17 @@ SPECS: dict[str, Spec] = {
     "similarity_threshold": Spec(-1.0, "Least cosine similarity of a match, 0 to 1; -1: the model's own.", -1.0, 1.0),
     "max_keypoints": Spec(0, "Most points that are matched, spread over the view; 0: the model's own.", 0, 100_000),
     "refinement": Spec(
-        OWN, "Sub-pixel refinement of the targets in the source image; model: the model's own.",
-        choices=(OWN, "none", "photometric"),
+        OWN, "Sub-pixel refinement of the targets in the source image: photometric, dense (the same, started from the "
+        "field of the model's head; for models that have one) or none; model: the model's own.",
+        choices=(OWN, "none", "photometric", "dense"),
     ),
     "forward_backward_px": Spec(
         -1.0, "Matches with a larger forward-backward error of the refinement, px of the image, are dropped; -1: the "
         "model's own.", -1.0, 100.0
+    ),
+    "dense_consistency_cells": Spec(
+        0.0, "Matches further than this from the field of the model's head are dropped, in cells of its map (4 px of "
+        "what the network sees); for models that have a head; 0: none are.", 0.0, 100.0
     ),
     "ransac_threshold_px": Spec(1.0, "Largest epipolar distance of an inlier, px of the image.", 0.05, 50.0),
     "warn_median_px": Spec(
@@ -138,4 +143,7 @@ SPECS: dict[str, Spec] = {
     "visualization_quality": Spec(90, "JPEG quality of the compressed overlay, 1 to 100.", 1, 100),
     "markers_max": Spec(1000, "Most match lines in ~/markers, spread over the image.", 1, 100_000),
 }  # fmt: skip
-MATCHER_PARAMETERS = ("resolution", "similarity_threshold", "max_keypoints", "refinement", "forward_backward_px")
+MATCHER_PARAMETERS = (
+    "resolution", "similarity_threshold", "max_keypoints", "refinement", "forward_backward_px",
+    "dense_consistency_cells",
+)  # fmt: skip

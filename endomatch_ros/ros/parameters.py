@@ -44,6 +44,7 @@ class Settings:
     max_keypoints: int
     refinement: str
     forward_backward_px: float
+    dense_consistency_cells: float
     ransac_threshold_px: float
     warn_median_px: float
     error_median_px: float

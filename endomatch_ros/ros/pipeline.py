@@ -166,7 +166,7 @@ class Pipeline:
 
     def validate(self, settings: Settings) -> None:
         """Raise ConfigError if the matcher would refuse the settings' values."""
-        self._matcher.config.changed(**self._config(settings))
+        self._matcher.changed(**self._config(settings))
 
     # The worker's thread
 

@@ -208,6 +208,7 @@ class Session:
             self._drop(camera, "not_active")
             return False
         self._outputs[camera].publish_pair(pair, job)
+        self._statistics[camera].left_out(pair.matches.dropped)
         age = (self._node.get_clock().now().nanoseconds - stamp_to_ns(job.stamp)) / 1e9
         latency = time.monotonic() - job.received
         self._statistics[camera].published(latency, age if 0 <= age < _SAME_CLOCK_S else None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +25,7 @@ class Snapshot:
         latency: p50, p95, p99 from callback to publish; None before the first answer.
         stamp_latency: the same from the image's stamp; None where the stamp's clock is not the node's.
         drops, resets, keyframes: counts by cause.
+        left_out: matches that an optional check dropped, by its name.
         tracks: p50, p90 and largest number of frames in which a track of the newest frame was seen; None without any.
         tracks_alive: the number of those tracks.
         problem: the last drop's or failure's message.
@@ -39,6 +40,7 @@ class Snapshot:
     drops: dict[str, int]
     resets: dict[str, int]
     keyframes: dict[str, int]
+    left_out: dict[str, int]
     tracks: tuple[float, float, float] | None
     tracks_alive: int
     problem: str
@@ -55,6 +57,7 @@ class Statistics:
         self._drops: Counter[str] = Counter()
         self._resets: Counter[str] = Counter()
         self._keyframes: Counter[str] = Counter()
+        self._left_out: Counter[str] = Counter()
         self._lengths: NDArray[np.int64] = np.zeros(0, np.int64)
         self._received = self._answered = 0
         self._problem = ""
@@ -80,6 +83,11 @@ class Statistics:
         """A new keyframe was set."""
         with self._lock:
             self._keyframes[cause] += 1
+
+    def left_out(self, counts: Mapping[str, int]) -> None:
+        """So many matches of a pair were dropped by each optional check."""
+        with self._lock:
+            self._left_out.update(counts)
 
     def tracks(self, lengths: NDArray[np.int64]) -> None:
         """In how many frames each track of the newest frame was seen."""
@@ -109,6 +117,7 @@ class Statistics:
                 drops=dict(self._drops),
                 resets=dict(self._resets),
                 keyframes=dict(self._keyframes),
+                left_out=dict(self._left_out),
                 tracks=_percentiles(self._lengths, (50, 90, 100)),
                 tracks_alive=len(self._lengths),
                 problem=self._problem,
