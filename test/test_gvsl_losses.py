@@ -64,9 +64,11 @@ def test_correlation_is_the_definition_where_there_is_texture(dims: int, window:
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_without_a_mask_it_is_monai_with_a_higher_floor(dims: int) -> None:
-    a, b = texture(dims).float(), texture(dims, 1).float()
+    a, b = texture(dims).float().requires_grad_(), texture(dims, 1).float()
     monai = LocalNormalizedCrossCorrelationLoss(dims, 9, smooth_dr=1e-4 * 9**dims)
-    torch.testing.assert_close(correlation_loss(a, b, CONFIG), monai(a, b))
+    values = [correlation_loss(a, b, CONFIG), monai(a, b)]
+    torch.testing.assert_close(*values)
+    torch.testing.assert_close(*(torch.autograd.grad(value, a)[0] for value in values), atol=1e-6, rtol=1e-3)
 
 
 @pytest.mark.parametrize("dims", [2, 3])

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from endomatch_ros.errors import ConfigError
+from endomatch_ros.gvsl import transfer_cli
+from endomatch_ros.gvsl.damage import DamageConfig
 
 _EPILOG = """\
 examples:
@@ -18,9 +20,11 @@ examples:
   endomatch pretrain volume --output runs/ct --resume
   endomatch pretrain frames --data case_1.mp4 case_2.mp4 --output runs/frames
   endomatch pretrain evaluate --data hippocampus --checkpoint hippocampus --split test --json result.json
+  endomatch pretrain transfer --data hippocampus --checkpoint scratch=none full=hippocampus --shots 2 5 10
 
 `endomatch pretrain KIND --help` tells more."""
 _ARGUMENTS = "arguments.json"
+_DAMAGE = ("curve", "inversion", "shuffling", "painting")
 _VOLUME = """\
 Learn from unlabelled CT or MR volumes (NIfTI): register random pairs of subjects and mend damaged images. Label maps,
 where there are any, serve for figures that are printed, and for nothing else unless --choose dice asks for it.
@@ -44,8 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         import endomatch_ros.gvsl.pretrain  # noqa: F401 - what is missing is missing here
     except ImportError as error:
         raise ConfigError(f'pre-training needs more packages ({error}): pip install "endomatch_ros[gvsl]"') from error
-    run = {"volume": _run_volume, "frames": _run_frames, "evaluate": _run_evaluate}[args.kind]
-    return run(args)
+    runs = {"volume": _run_volume, "frames": _run_frames, "evaluate": _run_evaluate, "transfer": transfer_cli.run}
+    return runs[args.kind](args)
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -56,7 +60,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     """
     parser = _parser()
     args = parser.parse_args(argv)
-    if args.kind == "evaluate":
+    if args.kind in ("evaluate", "transfer"):
         return args
     kept = args.output / _ARGUMENTS
     if args.resume and kept.is_file():
@@ -109,7 +113,6 @@ def _train(
     args: argparse.Namespace, dims: int, channels: int, draw: Any, validation: Any, notes: dict[str, str]
 ) -> int:
     from endomatch_ros.gvsl.config import preset_config
-    from endomatch_ros.gvsl.damage import DamageConfig
     from endomatch_ros.gvsl.data import DamagedPairs
     from endomatch_ros.gvsl.losses import LossConfig
     from endomatch_ros.gvsl.module import OptimiserConfig
@@ -126,8 +129,8 @@ def _train(
         **{name: getattr(args, name) for name in names},
         model=preset_config(args.preset, **changes),
         loss=LossConfig(**loss),
-        damage=DamageConfig() if args.damage else DamageConfig(curve=0, shuffling=0, painting=0),
-        optimiser=OptimiserConfig(args.learning_rate, args.decay, args.clip),
+        damage=DamageConfig(**{name: getattr(args, name) for name in _DAMAGE}),
+        optimiser=OptimiserConfig(args.learning_rate, args.decay, args.clip, args.warmup),
     )
     pairs = DamagedPairs(draw, config.steps * config.batch_size, config.seed, config.damage)
     if not (args.output / "last.ckpt").exists():
@@ -199,6 +202,7 @@ def _parser() -> argparse.ArgumentParser:
         "--split", default="all", help="all of DIR, or the part train, validation or test (default: %(default)s)"
     )
     measured.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
+    transfer_cli.add_parser(kinds)
     return parser
 
 
@@ -211,6 +215,7 @@ def _add_training(parser: argparse.ArgumentParser, preset: str) -> None:
     add("--batch-size", type=int, default=2, help="pairs a step (default: %(default)s)")
     add("--learning-rate", type=float, default=1e-4, help="of Adam (default: %(default)s)")
     add("--decay", choices=("none", "cosine"), default="none", help="of the learning rate (default: %(default)s)")
+    add("--warmup", type=int, default=0, help="steps of linear warm-up (default: %(default)s)")
     add("--clip", type=float, default=0.0, help="largest norm of the gradient, 0: any (default: %(default)s)")
     add("--preset", default=preset, help="shape of the network (default: %(default)s)")
     add("--channels", type=int, nargs="+", metavar="N", help="of its levels, the finest first")
@@ -219,7 +224,9 @@ def _add_training(parser: argparse.ArgumentParser, preset: str) -> None:
     add("--integration-steps", type=int, help="squarings of the velocity field, 0: displacement")
     add("--affine", action=switch, default=True, help="the global stage")
     add("--deformable", action=switch, default=True, help="the local stage")
-    add("--damage", action=switch, default=True, help="damage image A; without, restoration has nothing to mend")
+    for name in _DAMAGE:
+        rate = getattr(DamageConfig, name)
+        add(f"--{name}", type=float, default=rate, metavar="P", help="probability in image A (default: %(default)s)")
     for name in ("similarity", "smoothness", "restoration"):
         add(f"--{name}", type=float, default=1.0, metavar="WEIGHT", help="weight of the loss (default: %(default)s)")
     add("--window", type=int, default=9, help="side of the local correlation's window (default: %(default)s)")

@@ -59,7 +59,7 @@ class LabelledPairs:
         self.pairs = pairs
         subjects = dict.fromkeys(s for pair in pairs for s in pair)
         # Neighbours are asked for one after another, so that a few kept volumes save nearly all reading.
-        self._load = lru_cache(8)(_load)
+        self._load = lru_cache(8)(load_labelled)
         self.labels = present_labels(*(self._load(subject)[1].data for subject in subjects))
         if not self.labels:
             raise DataError("the label maps hold background only: there is no structure to measure")
@@ -85,7 +85,8 @@ class LabelledPairs:
         return [self.score(registrar, index) for index in range(len(self.pairs))]
 
 
-def _load(subject: Subject) -> tuple[Volume, Volume]:
+def load_labelled(subject: Subject) -> tuple[Volume, Volume]:
+    """A subject's image and label map as stored; raises :class:`DataError` where there is no label map."""
     image = read_volume(subject.image)
     if subject.labels is None:
         raise DataError(f"{subject.name} has no label map: overlap cannot be measured")

@@ -77,7 +77,7 @@ class GvslModel(nn.Module):
                 "must be equal; pad or crop to one"
             )
         # One pass for both: group normalisation keeps images apart.
-        coarse, fine = self.backbone(_shrunk(torch.cat([moving, fixed]), self.config.shrink))
+        coarse, fine = self.backbone(shrunk(torch.cat([moving, fixed]), self.config.shrink))
         coarse_moving, coarse_fixed = coarse.chunk(2)
         fine_moving, fine_fixed = fine.chunk(2)
         matching = self.head(coarse_moving, coarse_fixed, fine_moving, fine_fixed)
@@ -92,15 +92,10 @@ class GvslModel(nn.Module):
         )
 
     def _restored(self, fine: torch.Tensor, spatial: Sequence[int]) -> torch.Tensor:
-        small: torch.Tensor = self.restoration(fine)
-        if self.config.shrink == 1:
-            return small
-        whole = [size * self.config.shrink for size in small.shape[2:]]
-        large = functional.interpolate(small, whole, mode="bilinear" if len(whole) == 2 else "trilinear")
-        return large[(slice(None), slice(None), *(slice(size) for size in spatial))]
+        return enlarged_values(self.restoration(fine), self.config.shrink, spatial)
 
 
-def _shrunk(images: torch.Tensor, factor: int) -> torch.Tensor:
+def shrunk(images: torch.Tensor, factor: int) -> torch.Tensor:
     """Means over cells of ``factor`` voxels along each axis; the last cells are filled up with their nearest voxel."""
     if factor == 1:
         return images
@@ -111,8 +106,17 @@ def _shrunk(images: torch.Tensor, factor: int) -> torch.Tensor:
 
 
 def _enlarged(field: torch.Tensor, factor: int, spatial: Sequence[int]) -> torch.Tensor:
-    """A field of the small grid on the image's, in its voxels: the inverse of :func:`_shrunk`."""
+    """A field of the small grid on the image's, in its voxels: the inverse of :func:`shrunk`."""
     if factor == 1:
         return field
     large = resize_field(field, [size * factor for size in field.shape[2:]])
+    return large[(slice(None), slice(None), *(slice(size) for size in spatial))]
+
+
+def enlarged_values(values: torch.Tensor, factor: int, spatial: Sequence[int]) -> torch.Tensor:
+    """Values of the small grid, ``(B, C, *small)``, interpolated to the image's ``(B, C, *spatial)``."""
+    if factor == 1:
+        return values
+    whole = [size * factor for size in values.shape[2:]]
+    large = functional.interpolate(values, whole, mode="bilinear" if len(whole) == 2 else "trilinear")
     return large[(slice(None), slice(None), *(slice(size) for size in spatial))]

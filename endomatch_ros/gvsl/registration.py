@@ -111,6 +111,16 @@ def load_registrar(checkpoint: str | Path, device: str = "cpu") -> tuple[Registr
         CheckpointError: missing, damaged, or for 2D images.
         ConfigError: a device that is not there.
     """
+    model, config, notes = load_volume_model(checkpoint)
+    return Registrar(model_field(model, torch_device(device)), config), notes
+
+
+def load_volume_model(checkpoint: str | Path) -> tuple[GvslModel, VolumeConfig, dict[str, str]]:
+    """A pre-trained model for volumes, how to prepare volumes for it, and the notes of its checkpoint.
+
+    Raises:
+        CheckpointError: missing, damaged, or for 2D images.
+    """
     path = checkpoint_path(checkpoint)
     model, notes = checkpoints.load(path)
     if model.config.spatial_dims != 3 or model.config.in_channels != 1:
@@ -119,7 +129,7 @@ def load_registrar(checkpoint: str | Path, device: str = "cpu") -> tuple[Registr
         config = VolumeConfig(**json.loads(notes.get(VOLUMES_NOTE, "{}")))
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"{path} does not say how to prepare volumes ({error}): it is damaged") from error
-    return Registrar(model_field(model, torch_device(device)), config), notes
+    return model, config, notes
 
 
 def checkpoint_path(name: str | Path) -> Path:
