@@ -33,7 +33,7 @@ RUN += $(call prepend,PYTHONPATH,$(SITE)) $(call prepend,LD_LIBRARY_PATH,$(LIBS)
 	_ROS_WHEELS_BOOTSTRAP_COMPLETE=1 RMW_IMPLEMENTATION=rmw_fastrtps_cpp
 endif
 
-.PHONY: help demo test test-all lint format train-embedded pretrain-hippocampus venv clean distclean
+.PHONY: help demo test test-all lint format train-embedded train-dense pretrain-hippocampus venv clean distclean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 23
@@ -61,6 +61,9 @@ train-embedded: $(STAMP) ## train the embedded model anew (first part; docs/mode
 
 pretrain-hippocampus: $(STAMP) ## pre-train the registration model anew: HIPPOCAMPUS=folder with images/ [HIPPOCAMPUS_OUTPUT=DIR]
 	$(RUN) $(BIN)/endomatch pretrain volume --data $(HIPPOCAMPUS) --output $(HIPPOCAMPUS_OUTPUT) $(HIPPOCAMPUS_ARGS)
+
+train-dense: $(STAMP) ## train the head for dense fields of the embedded model; its descriptors stay as they are
+	$(RUN) $(BIN)/endomatch train --config config/train_dense.yaml
 
 venv: $(STAMP) ## make .venv and install everything into it
 

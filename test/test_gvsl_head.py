@@ -263,3 +263,41 @@ def test_a_level_of_few_voxels_keeps_three_an_axis() -> None:
     """Group normalisation of a single voxel would be zero, and a field cannot be enlarged from nothing."""
     head = make_head(2, trained=True, levels=6)
     assert torch.isfinite(head(*features(2)).field).all()
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_local_correlation_is_the_cosine_of_shifted_features(dims: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    spatial = [5, 6, 4][:dims]
+    moving, fixed = (torch.randn(2, 7, *spatial, generator=generator, dtype=torch.float64) for _ in range(2))
+    found = head_module.local_correlation(moving, fixed, 1).numpy()
+    expected = np.zeros((2, 3**dims, *spatial))
+    a, b = moving.numpy(), fixed.numpy()
+    for k, offset in enumerate(np.ndindex(*[3] * dims)):
+        for place in np.ndindex(*spatial):
+            other = tuple(np.add(place, offset) - 1)
+            if all(0 <= o < n for o, n in zip(other, spatial, strict=True)):
+                for i in range(2):
+                    x, y = a[(i, slice(None), *other)], b[(i, slice(None), *place)]
+                    expected[(i, k, *place)] = x @ y / np.linalg.norm(x) / np.linalg.norm(y)
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+def test_finer_levels_see_what_the_coarser_ones_have_moved() -> None:
+    """A coarse level that finds the shift leaves a fine level nothing to find."""
+    stage = ZMatchingHead(2, 16, 8, affine=False, levels=2, correlation=1).local_stage
+    assert stage is not None
+    scene = torch.randn(1, 8, 16, 24, generator=torch.Generator().manual_seed(0))
+    moving, fixed = scene, scene.roll((-2, 2), (2, 3))  # moving(p + (2, -2)) = fixed(p)
+    seen = {}
+    for k, level in enumerate(stage.levels):
+        level.register_forward_hook(lambda _, inputs, __, k=k: seen.update({k: inputs[0]}))
+    stage(moving, fixed)
+    middle = (..., slice(3, -3), slice(3, -3))
+    assert seen[0][:, 16:][middle].argmax(dim=1).ne(4).any()
+    with torch.no_grad():
+        stage.levels[1][-1].bias.copy_(torch.tensor([1.0, -1.0]))  # in cells of the coarse level
+    stage(moving, fixed)
+    similarities = seen[0][:, 16:][middle]
+    torch.testing.assert_close(similarities[:, 4], torch.ones_like(similarities[:, 4]))
+    assert (similarities.argmax(dim=1) == 4).all()

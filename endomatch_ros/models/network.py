@@ -16,6 +16,7 @@ from endomatch_ros.models.config import ModelConfig
 from endomatch_ros.models.z_matching import Matching, ZMatchingHead
 
 _INTEGRATION_STEPS = 7  # squarings: fields hardly fold
+_CORRELATION = 3  # cells of a level; with 4 levels the field reaches 24 cells of the finest map and more
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -66,7 +67,12 @@ def dense_head(config: ModelConfig, token_dim: int) -> ZMatchingHead | None:
     if config.dense_levels == 0:
         return None
     return ZMatchingHead(
-        2, token_dim, config.fine_dim or token_dim, integration_steps=_INTEGRATION_STEPS, levels=config.dense_levels
+        2,
+        token_dim,
+        config.fine_dim or token_dim,
+        integration_steps=_INTEGRATION_STEPS,
+        levels=config.dense_levels,
+        correlation=_CORRELATION,
     )
 
 

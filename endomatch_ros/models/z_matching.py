@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import cast
 
@@ -84,17 +85,24 @@ class LocalStage(nn.Module):
     The displacement is the sum of those of ``levels`` resolutions. With one, a voxel sees the other image's features as
     far as the convolutions reach, 3 voxels; each further level doubles that at an eighth (in 3D) of the cost.
 
+    With ``correlation`` the levels are gone through from coarse to fine, each sees the moving features as the coarser
+    ones have moved them, and beside the features their similarities to those ``correlation`` voxels around (the cost
+    volume of PWC-Net, Sun et al., CVPR 2018): how similar two descriptors are need not be learnt.
+
     Args:
         spatial_dims: 2 or 3.
         channels: of one image's features.
         levels: resolutions, each half of the one before.
+        correlation: radius of the similarities in voxels of a level, 0 for none.
     """
 
-    def __init__(self, spatial_dims: int, channels: int, levels: int = 1) -> None:
+    def __init__(self, spatial_dims: int, channels: int, levels: int = 1, correlation: int = 0) -> None:
         super().__init__()
+        self.correlation = correlation
+        similarities = (2 * correlation + 1) ** spatial_dims if correlation else 0
         self.levels = nn.ModuleList(
             nn.Sequential(
-                block(spatial_dims, 2 * channels, channels),
+                block(spatial_dims, 2 * channels + similarities, channels),
                 block(spatial_dims, channels, channels),
                 _convolution(spatial_dims, channels, spatial_dims),
             )
@@ -106,15 +114,40 @@ class LocalStage(nn.Module):
 
     def forward(self, moving: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
         """Two ``(B, channels, *spatial)`` to ``(B, D, *spatial)`` in voxels, all zero before training."""
-        both = torch.cat([moving, fixed], dim=1)
-        spatial = both.shape[2:]
-        total = torch.zeros_like(both[:, : len(spatial)], dtype=torch.float32)
-        for k, level in enumerate(self.levels):
+        spatial = fixed.shape[2:]
+        total = torch.zeros_like(fixed[:, : len(spatial)], dtype=torch.float32)
+        for k, level in reversed(list(enumerate(self.levels))):
             # At least 3 voxels an axis: group normalisation of a single voxel would be zero.
             size = [max(-(-n // 2**k), min(n, 3)) for n in spatial]
-            seen = functional.interpolate(both, size, mode="area") if k else both
-            total = total + resize_field(level(seen).float(), spatial)
+            a, b = (functional.interpolate(x, size, mode="area") if k else x for x in (moving, fixed))
+            if self.correlation:
+                a = warp(a, resize_field(total, size))
+                b = torch.cat([b, local_correlation(a, b, self.correlation)], dim=1)
+            total = total + resize_field(level(torch.cat([a, b], dim=1)).float(), spatial)
         return total
+
+
+def local_correlation(moving: torch.Tensor, fixed: torch.Tensor, radius: int) -> torch.Tensor:
+    """Cosine similarities of each voxel's features in ``fixed`` to those around it in ``moving``.
+
+    Args:
+        moving: ``(B, C, *spatial)``.
+        fixed: of the same shape.
+        radius: in voxels.
+
+    Returns:
+        ``(B, (2·radius + 1)^D, *spatial)``; the last axis' offset runs fastest, beyond the image there are zeros.
+    """
+    spatial = fixed.shape[2:]
+    moving, fixed = functional.normalize(moving, dim=1), functional.normalize(fixed, dim=1)
+    padded = functional.pad(moving, [radius] * (2 * len(spatial)))
+    found = []
+    for offsets in itertools.product(range(2 * radius + 1), repeat=len(spatial)):
+        shifted = padded
+        for axis, (offset, size) in enumerate(zip(offsets, spatial, strict=True), start=2):
+            shifted = shifted.narrow(axis, offset, size)
+        found.append((shifted * fixed).sum(dim=1))
+    return torch.stack(found, dim=1)
 
 
 class ZMatchingHead(nn.Module):
@@ -129,6 +162,7 @@ class ZMatchingHead(nn.Module):
         affine, deformable: keep the stage; a stage left out is the identity.
         pool: cells along each axis of the pooled bottleneck.
         levels: resolutions of the local stage.
+        correlation: radius in which the local stage compares the features, 0: it is only shown them.
     """
 
     def __init__(
@@ -142,6 +176,7 @@ class ZMatchingHead(nn.Module):
         deformable: bool = True,
         pool: int = 4,
         levels: int = 1,
+        correlation: int = 0,
     ) -> None:
         super().__init__()
         if not affine and not deformable:
@@ -149,7 +184,7 @@ class ZMatchingHead(nn.Module):
         self.limits = limits or AffineLimits()
         self.integration_steps = integration_steps
         self.global_stage = GlobalStage(spatial_dims, coarse_channels, pool) if affine else None
-        self.local_stage = LocalStage(spatial_dims, fine_channels, levels) if deformable else None
+        self.local_stage = LocalStage(spatial_dims, fine_channels, levels, correlation) if deformable else None
 
     def forward(
         self,

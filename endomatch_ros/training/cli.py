@@ -17,13 +17,15 @@ if TYPE_CHECKING:
 
 _SHORT = {
     "--learning_rate": "--optimiser.learning_rate",
+    "--objective": "--objective.kind",
+    "--head_only": "--objective.dense.head_only",
     **{f"--{name}": f"--recording.{name}" for name in ("depth", "depth_weights", "frames")},
     **{
         f"--{name}": f"--recording.source.{name}"
         for name in ("image_topic", "camera_info_topic", "partner_topic", "calibration", "mask", "rate", "stereo")
     },
 }
-_SWITCHES = ("--unfreeze", "--novel_view.relight")
+_SWITCHES = ("--unfreeze", "--novel_view.relight", "--objective.dense.head_only")
 
 _TEXT = """\
 Train a matcher on recordings, without labels: novel views of single frames give the correspondences. Writes
@@ -33,12 +35,14 @@ DIR/model.safetensors, which the node's parameter `model` and Matcher.from_pretr
   endomatch train --data case1.mp4 case2.mp4 --preset dinov2-small --output runs/dinov2 --max-steps 5000
   endomatch train --output runs/mine --resume
   endomatch train --data case1.mp4 --depth photometric --frames 100:2000 --output runs/part
+  endomatch train --data case1.mp4 --objective gvsl --head-only --output runs/with_head
   endomatch train --config my.yaml --optimiser.learning_rate 3e-4 --print_config
   torchrun --nproc-per-node 4 -m endomatch_ros.cli train --data recordings --output runs/four_gpus
 
 Values come from the defaults, then from --config, then from the options. Dashes and underscores are the same. Short for
 --recording.X: --depth, --depth-weights, --frames; for --recording.source.X: --image-topic, --camera-info-topic,
---partner-topic, --calibration, --mask, --rate, --stereo; for --optimiser.learning_rate: --learning-rate."""
+--partner-topic, --calibration, --mask, --rate, --stereo; for --optimiser.learning_rate: --learning-rate;
+for --objective.kind: --objective; for --objective.dense.head_only: --head-only."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -115,6 +115,10 @@ class TrainConfig:
                 raise ConfigError(f"{name} is {value}: it must be at least {low}")
         if self.init == "random" and not self.unfreeze:
             raise ConfigError("init is 'random', but the backbone is frozen: it would stay random; add --unfreeze")
+        if self.objective.head_only and (self.unfreeze or self.adapter != "keep" or self.fine != "keep"):
+            raise ConfigError(
+                "objective.dense.head_only leaves all but the head as it is: drop it, or unfreeze, adapter and fine"
+            )
 
 
 def to_plain(value: Any) -> Any:

@@ -12,7 +12,9 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from endomatch_ros.errors import ConfigError
+from endomatch_ros.geometry.fields import folding_percent
 from endomatch_ros.models import Descriptors, MatcherNetwork
+from endomatch_ros.training.dense_objective import dense_losses, dense_targets, require_packages
 from endomatch_ros.training.losses import sample_map, to_cells
 from endomatch_ros.training.objective import ObjectiveConfig, batch_losses
 
@@ -47,7 +49,7 @@ class OptimiserConfig:
 
 
 class MatcherModule(lightning.LightningModule):
-    """Trains Ψ and the fine branch, and Φ if asked to.
+    """Trains Ψ and the fine branch, Φ if asked to, and with the objective ``gvsl`` the head, or it alone.
 
     Args:
         network: the model, moved in place.
@@ -66,44 +68,66 @@ class MatcherModule(lightning.LightningModule):
         unfreeze: bool = False,
     ) -> None:
         super().__init__()
-        self.network = network.requires_grad_(True)
+        self.network = network.requires_grad_(not objective.head_only)
         network.backbone.requires_grad_(unfreeze)
         # Only cross-entropy has a temperature to learn.
         network.log_scale_coarse.requires_grad_(objective.kind == "infonce")
         network.log_scale_fine.requires_grad_(objective.kind == "infonce" and network.fine is not None)
+        if network.dense is not None:
+            network.dense.requires_grad_(objective.kind == "gvsl")
+        if objective.kind == "gvsl":
+            require_packages()
         self._optimiser, self._max_steps, self._objective = optimiser, max_steps, objective
         self._start_pck: float | None = None
 
     def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
         """Loss of a batch of pairs."""
         together = self.trainer.world_size > 1
-        first, second = self.descriptors(batch)
-        gather = self._gather if together else None
-        coarse, fine = batch_losses(self.network, first, second, batch, self._objective, self.global_rank, gather)
-        loss = coarse + fine
+        parts = self.losses(batch)
+        loss = torch.stack(list(parts.values())).sum()
         if not bool(torch.isfinite(loss)):
             raise ConfigError(
                 f"the loss is {float(loss.detach())} at step {self.global_step}: lower optimiser.learning_rate, or "
                 "train in precision 32-true; last.ckpt holds the last good state"
             )
         self.log("loss", loss, prog_bar=True, sync_dist=together)
-        self.log("loss_coarse", coarse, sync_dist=together)
-        self.log("loss_fine", fine, sync_dist=together)
+        for name, part in parts.items():
+            self.log(f"loss_{name}", part, sync_dist=together)
         return loss
 
+    def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The parts that the loss of a batch of pairs is the sum of, by name."""
+        objective = self._objective
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not objective.head_only):
+            first, second = self.descriptors(batch)
+        if objective.kind == "gvsl":
+            return dense_losses(self.network, first, second, batch, objective.dense)
+        together = self._trainer is not None and self.trainer.world_size > 1
+        rank, gather = (self.global_rank, self._gather) if together else (0, None)
+        coarse, fine = batch_losses(self.network, first, second, batch, objective, rank, gather)
+        return {"coarse": coarse, "fine": fine}
+
     def validation_step(self, batch: dict[str, Tensor], _: int) -> None:
-        """PCK of the finest map's nearest neighbour, beside that of no motion at all."""
-        map0, map1 = (d.finest.float() for d in self.descriptors(batch))
+        """PCK of the finest map's nearest neighbour, beside that of no motion at all; the head's error likewise."""
+        first, second = self.descriptors(batch)
+        map0, map1 = (d.finest.float() for d in (first, second))
         found = nearest_neighbours(map0, map1, batch["points0"], batch["image0"].shape[-1])
         error = (found - batch["points1"]).norm(dim=2)
         right = tolerance(map0, batch["image0"].shape[-1])
         still = (batch["points0"] - batch["points1"]).norm(dim=2)
         size, together = len(error), self.trainer.world_size > 1
-        for name, value in (
-            ("val_pck", (error < right).float().mean()),
-            ("val_pck_identity", (still < right).float().mean()),
-            ("val_median_error", error.median()),
-        ):
+        figures = {
+            "val_pck": (error < right).float().mean(),
+            "val_pck_identity": (still < right).float().mean(),
+            "val_median_error": error.median(),
+        }
+        if self.network.dense is not None:
+            field = self.network.register(first, second).field
+            led = dense_targets(field, batch["points0"], batch["image0"].shape[-1])
+            figures["val_dense_error"] = (led - batch["points1"]).norm(dim=2).median()
+            figures["val_dense_error_identity"] = still.median()
+            figures["val_folding"] = folding_percent(field).mean()
+        for name, value in figures.items():
             self.log(name, value, prog_bar=name == "val_pck", batch_size=size, sync_dist=together)
 
     def on_validation_epoch_end(self) -> None:

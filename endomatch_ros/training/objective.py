@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from endomatch_ros.errors import ConfigError
 from endomatch_ros.models import Descriptors, MatcherNetwork
+from endomatch_ros.training.dense_objective import DenseConfig
 from endomatch_ros.training.losses import sample_map, symmetric_infonce, to_cells, triplet_loss
 from endomatch_ros.training.mining import cells_in_view, spread_cells
 
@@ -19,27 +20,36 @@ Gather = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """The loss, on the token grid and on the fine map alike.
+    """The loss; of correspondences it is taken on the token grid and on the fine map alike.
 
     Attributes:
         kind: ``triplet``, the paper's margin loss on mined triplets; ``infonce``, cross-entropy over the whole other
-            image with a learnt temperature.
+            image with a learnt temperature; ``gvsl``, registration of the pair by the model's head, without labels.
         margin: of the triplet loss.
         radius: in cells of the map: nearer to the partner no negative is taken.
         others: descriptors taken from each other image of the batch as further negatives; 0 for none.
         fine_weight: of the fine map's loss against the token grid's.
+        dense: of ``gvsl`` alone.
     """
 
-    kind: Literal["triplet", "infonce"] = "triplet"
+    kind: Literal["triplet", "infonce", "gvsl"] = "triplet"
     margin: float = 1.0
     radius: float = 1.5
     others: int = 64
     fine_weight: float = 1.0
+    dense: DenseConfig = field(default_factory=DenseConfig)
 
     def __post_init__(self) -> None:
         for name, low, high in (("margin", 0, 2), ("radius", 0, 100), ("others", 0, 4096), ("fine_weight", 0, 100)):
             if not low <= getattr(self, name) <= high:
                 raise ConfigError(f"objective.{name} is {getattr(self, name)}: it must lie between {low} and {high}")
+        if self.dense.head_only and self.kind != "gvsl":
+            raise ConfigError(f"objective.dense.head_only is for the objective gvsl, not {self.kind}: drop one of them")
+
+    @property
+    def head_only(self) -> bool:
+        """Whether the descriptors stay as they are."""
+        return self.dense.head_only
 
 
 def batch_losses(
@@ -51,7 +61,7 @@ def batch_losses(
     rank: int = 0,
     gather: Gather | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Losses of the token grid and of the fine map (0 without one), scalars.
+    """Losses of correspondences: of the token grid and of the fine map (0 without one), scalars.
 
     Args:
         network: for its patch size and temperatures.

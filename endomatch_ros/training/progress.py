@@ -38,7 +38,7 @@ class TextProgress(Callback):
         if not trainer.is_global_zero or not self._start:  # the validation before training has a line of its own
             return
         metrics = {k: float(v) for k, v in trainer.callback_metrics.items()}
-        names = ("loss", "val_pck", "val_pck_identity", "val_median_error")
+        names = ("loss", "val_pck", "val_pck_identity", "val_median_error", "val_dense_error", "val_folding")
         figures = "  ".join(f"{name} {metrics[name]:.3f}" for name in names if name in metrics)
         taken = trainer.global_step - self._first
         left = (trainer.max_steps - trainer.global_step) * (time.monotonic() - self._start) / max(1, taken)

@@ -8,7 +8,7 @@ import os
 import warnings
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning
 import torch
@@ -24,13 +24,16 @@ from endomatch_ros.models import save_checkpoint
 from endomatch_ros.training.config import TrainConfig, to_plain
 from endomatch_ros.training.data import TrainingData
 from endomatch_ros.training.module import MatcherModule
+from endomatch_ros.training.objective import ObjectiveConfig
 from endomatch_ros.training.operating_point import choose_operating_point
 from endomatch_ros.training.pictures import PictureLog
 from endomatch_ros.training.progress import Bar, TextProgress
-from endomatch_ros.training.start import starting_network
+from endomatch_ros.training.start import starting_network, starting_notes
 
-MONITORED = "val_pck"
-"""The validation figure that decides which weights are kept and when training stops early."""
+
+def monitored(objective: ObjectiveConfig) -> tuple[str, Literal["min", "max"]]:
+    """The validation figure that decides which weights are kept and when training stops early; which end is better."""
+    return ("val_dense_error", "min") if objective.kind == "gvsl" else ("val_pck", "max")
 
 
 def train(config: TrainConfig, resume: bool = False) -> Path:
@@ -108,15 +111,16 @@ def _trainer(config: TrainConfig, data: TrainingData, done: int) -> lightning.Tr
 
 
 def _callbacks(config: TrainConfig, data: TrainingData) -> list[Callback]:
+    figure, mode = monitored(config.objective)
     # Both are written after each validation, the last one last: a resumed run knows all that the broken one knew.
     checkpoints = [
-        ModelCheckpoint(config.output, filename=name, monitor=monitor, mode="max", enable_version_counter=False)
-        for name, monitor in (("best", MONITORED), ("last", None))
+        ModelCheckpoint(config.output, filename=name, monitor=monitor, mode=mode, enable_version_counter=False)
+        for name, monitor in (("best", figure), ("last", None))
     ]
     progress = Bar() if _terminal() else TextProgress()
     callbacks: list[Callback] = [*checkpoints, PictureLog(data), progress]
     if config.patience:
-        callbacks.append(EarlyStopping(MONITORED, patience=config.patience, mode="max", check_on_train_epoch_end=False))
+        callbacks.append(EarlyStopping(figure, patience=config.patience, mode=mode, check_on_train_epoch_end=False))
     return callbacks
 
 
@@ -153,10 +157,12 @@ def _write_model(
         "recipe": json.dumps({k: v for k, v in to_plain(config).items() if k not in ("output", "cache")}),
         "data": "; ".join(data.summary),
         "step": str(state["global_step"]),
-        "validation": json.dumps(_metrics(state)),
+        "validation": json.dumps(_metrics(state, monitored(config.objective)[0])),
         "versions": f"endomatch_ros {__version__}, torch {torch.__version__}",
     }
-    if config.calibrate:
+    if config.objective.head_only:
+        notes["start"] = starting_notes(config)  # what made the descriptors
+    elif config.calibrate:
         notes["operating_point"] = _calibrate(module, data, device)
     save_checkpoint(module.network, path, notes, half=True, include_backbone=config.unfreeze)
 
@@ -170,9 +176,9 @@ def _calibrate(module: MatcherModule, data: TrainingData, device: torch.device) 
     return json.dumps(asdict(point))
 
 
-def _metrics(state: dict[str, Any]) -> dict[str, float]:
-    scores = [c["best_model_score"] for c in state["callbacks"].values() if c.get("monitor") == MONITORED]
-    return {MONITORED: round(float(scores[0]), 4)} if scores else {}
+def _metrics(state: dict[str, Any], figure: str) -> dict[str, float]:
+    scores = [c["best_model_score"] for c in state["callbacks"].values() if c.get("monitor") == figure]
+    return {figure: round(float(scores[0]), 4)} if scores else {}
 
 
 def _terminal() -> bool:
