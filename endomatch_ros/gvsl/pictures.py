@@ -23,16 +23,17 @@ Array = NDArray[Any]
 
 
 def write_pictures(folder: Path, result: Registration, labels: Volume | None = None) -> list[Path]:
-    """Write ``overlay.png`` and ``grid.png`` of the common grid's middle planes; returns the paths.
+    """Write ``overlay.png`` and ``grid.png`` of the fixed volume's middle planes; returns the paths.
 
     Args:
         folder: exists.
         result: of the pair.
         labels: of the moving volume; their warped outlines are drawn on the fixed one.
     """
-    outlines = None if labels is None else _warped_labels(labels, result)
-    fixed, moving = (p.image[0, 0].numpy() for p in (result.fixed, result.moving))
-    warped = warp(result.moving.image, result.field)[0, 0].numpy()
+    box = _box(result.fixed.mask[0, 0].numpy())
+    outlines = None if labels is None else _warped_labels(labels, result)[box]
+    images = result.fixed.image, result.moving.image, warp(result.moving.image, result.field)
+    fixed, moving, warped = (image[0, 0].numpy()[box] for image in images)
     overlay = Figure((14, 9), layout="constrained")
     for row, (plane, axis) in zip(overlay.subplots(3, 5), _PLANES, strict=True):
         middle = fixed.shape[axis] // 2
@@ -52,7 +53,7 @@ def write_pictures(folder: Path, result: Registration, labels: Volume | None = N
                     axes.contour(outline, levels=np.unique(outline[outline > 0]) - 0.5, colors="#ff50a0", linewidths=1)
             axes.set_title(f"{plane}: {title}" if axes is row[0] else title, fontsize=8)
     grid = Figure((12, 5), layout="constrained")
-    field = result.field[0].numpy()
+    field = result.field[0].numpy()[(slice(None), *box)]
     for axes, (plane, axis) in zip(grid.subplots(1, 3), _PLANES, strict=True):
         _deformed(axes, fixed, field, axis)
         axes.set_title(f"{plane}: where the moving volume is sampled", fontsize=9)
@@ -60,6 +61,12 @@ def write_pictures(folder: Path, result: Registration, labels: Volume | None = N
     for figure, path in zip((overlay, grid), paths, strict=True):
         figure.savefig(path, dpi=110)
     return paths
+
+
+def _box(mask: Array) -> tuple[slice, ...]:
+    """The smallest box around what is true: beyond the volume there are only its border's values, drawn out."""
+    places = np.argwhere(mask)
+    return tuple(slice(low, high + 1) for low, high in zip(places.min(axis=0), places.max(axis=0), strict=True))
 
 
 def _warped_labels(labels: Volume, result: Registration) -> Array:
