@@ -7,7 +7,8 @@ model's grid is the one that it was trained with, SimpleITK's no larger than the
 on their grid; the label maps are warped with it in the same way, and Dice, folding and time (from prepared volumes to
 the warped label map, one thread each) are taken from that. Without a checkpoint the model is an untrained one, which is
 the identity. ``affine only`` is the model's own affine stage, ``deformation only`` the model with that stage switched
-off; models trained without a stage are added with ``--also NAME=FILE``.
+off, ``steps on the pair`` are those of ``--refine-steps``; models trained without a stage are added with ``--also
+NAME=FILE``.
 
 SimpleITK's settings were chosen on the validation part (``--split validation --tune`` prints them all).
 """
@@ -48,6 +49,7 @@ from endomatch_ros.gvsl.volumes import VolumeConfig
 
 _SHOWN = ("dice", "dice_std", "folding_percent", "seconds_p50", "seconds_p95", "cpu_seconds_per_pair")
 _CLASSICAL = "SimpleITK"
+REFINED = (2, 5, 10)  # steps of instance optimisation
 _SMALLEST = (8, 8, 8)  # grids grow to the larger volume
 
 
@@ -102,9 +104,10 @@ def our_methods(checkpoint: str | None, also: list[str]) -> tuple[dict[str, Fiel
     if model.head.local_stage is not None:
         methods["deformation only"] = model_field(without_affine(model))
     methods["full"] = model_field(model)
+    methods |= {f"full, {steps} steps on the pair": model_field(model, refine_steps=steps) for steps in REFINED}
     for text in also:
         name, _, path = text.partition("=")
-        methods[name] = load_registrar(path)[0].field
+        methods[name] = load_registrar(path, refine_steps=0)[0].field
     return methods, config
 
 

@@ -24,6 +24,7 @@ examples:
 
 `endomatch pretrain KIND --help` tells more."""
 _ARGUMENTS = "arguments.json"
+_REFINE_STEPS = 2  # registration.REFINE_STEPS, which MONAI's import comes with
 _DAMAGE = ("curve", "inversion", "shuffling", "painting")
 _VOLUME = """\
 Learn from unlabelled CT or MR volumes (NIfTI): register random pairs of subjects and mend damaged images. Label maps,
@@ -151,7 +152,7 @@ def _train(
 def _run_evaluate(args: argparse.Namespace) -> int:
     from endomatch_ros.gvsl.evaluate import evaluate
 
-    report = evaluate(args.data, args.checkpoint, args.split, args.device)
+    report = evaluate(args.data, args.checkpoint, args.split, args.device, refine_steps=args.refine_steps)
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps(report, indent=2) + "\n")
@@ -202,8 +203,15 @@ def _parser() -> argparse.ArgumentParser:
         "--split", default="all", help="all of DIR, or the part train, validation or test (default: %(default)s)"
     )
     measured.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
+    add_refinement(measured)
     transfer_cli.add_parser(kinds)
     return parser
+
+
+def add_refinement(parser: argparse.ArgumentParser) -> None:
+    """Add the option of instance optimisation."""
+    text = "gradient steps on the pair itself that improve its field; 0: the network's own (default: %(default)s)"
+    parser.add_argument("--refine-steps", type=int, default=_REFINE_STEPS, metavar="N", help=text)
 
 
 def _add_training(parser: argparse.ArgumentParser, preset: str) -> None:

@@ -13,7 +13,14 @@ import numpy as np
 
 from endomatch_ros.errors import ConfigError, DataError
 from endomatch_ros.gvsl.overlap import dice_per_label, mean_dice, present_labels
-from endomatch_ros.gvsl.registration import Registrar, jacobian_report, load_registrar, no_field, warp_stored
+from endomatch_ros.gvsl.registration import (
+    REFINE_STEPS,
+    Registrar,
+    jacobian_report,
+    load_registrar,
+    no_field,
+    warp_stored,
+)
 from endomatch_ros.gvsl.subjects import PARTS, Subject, divide, find_subjects, known_split, neighbour_pairs
 from endomatch_ros.gvsl.volumes import Volume, read_labels, read_volume
 
@@ -131,7 +138,12 @@ def summarise(scores: Sequence[PairScore]) -> dict[str, Any]:
 
 
 def evaluate(
-    folder: Path, checkpoint: str | Path, part: str = ALL, device: str = "cpu", split: str = "auto"
+    folder: Path,
+    checkpoint: str | Path,
+    part: str = ALL,
+    device: str = "cpu",
+    split: str = "auto",
+    refine_steps: int = REFINE_STEPS,
 ) -> dict[str, Any]:
     """Register all ordered neighbour pairs of the sorted subjects with a checkpoint's model.
 
@@ -143,6 +155,7 @@ def evaluate(
         part: ``all``, ``train``, ``validation`` or ``test``.
         device: cpu, cuda, cuda:N or auto.
         split: the split that ``part`` is of, see :func:`endomatch_ros.gvsl.subjects.divide`.
+        refine_steps: of instance optimisation for every pair.
 
     Returns:
         ``dice``, ``dice_identity`` (centre laid on centre, no registration), ``folding_percent``, ``seconds_per_pair``
@@ -151,7 +164,7 @@ def evaluate(
     Raises:
         ConfigError, DataError, CheckpointError: as the parts of it say.
     """
-    registrar, notes = load_registrar(checkpoint, device)
+    registrar, notes = load_registrar(checkpoint, device, refine_steps)
     subjects = choose_subjects(folder, part, split)
     pairs = LabelledPairs(neighbour_pairs(subjects))
     identity = summarise(pairs.score_all(Registrar(no_field, registrar.config)))
@@ -168,4 +181,5 @@ def evaluate(
         "split": known_split(subjects) if split == "auto" else split,
         "checkpoint": str(checkpoint),
         "device": device,
+        "refine_steps": refine_steps,
     }

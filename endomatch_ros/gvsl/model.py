@@ -81,7 +81,7 @@ class GvslModel(nn.Module):
         coarse_moving, coarse_fixed = coarse.chunk(2)
         fine_moving, fine_fixed = fine.chunk(2)
         matching = self.head(coarse_moving, coarse_fixed, fine_moving, fine_fixed)
-        field = _enlarged(matching.field, self.config.shrink, fixed.shape[2:])
+        field = enlarged_field(matching.field, self.config.shrink, fixed.shape[2:])
         return GvslOutput(
             matching.matrix,
             matching.affine,
@@ -105,7 +105,7 @@ def shrunk(images: torch.Tensor, factor: int) -> torch.Tensor:
     return pool(functional.pad(images, missing, mode="replicate"), factor)
 
 
-def _enlarged(field: torch.Tensor, factor: int, spatial: Sequence[int]) -> torch.Tensor:
+def enlarged_field(field: torch.Tensor, factor: int, spatial: Sequence[int]) -> torch.Tensor:
     """A field of the small grid on the image's, in its voxels: the inverse of :func:`shrunk`."""
     if factor == 1:
         return field

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from endomatch_ros.errors import ConfigError
+from endomatch_ros.gvsl.cli import add_refinement
 
 _EPILOG = """\
 writes into DIR:
@@ -33,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from endomatch_ros.gvsl import pictures, registration, volumes
     except ImportError as error:
         raise ConfigError(f'registration needs more packages ({error}): pip install "endomatch_ros[gvsl]"') from error
-    registrar, _ = registration.load_registrar(args.checkpoint, args.device)
+    registrar, _ = registration.load_registrar(args.checkpoint, args.device, args.refine_steps)
     fixed, moving = volumes.read_volume(args.fixed), volumes.read_volume(args.moving)
     labels = volumes.read_labels(args.labels, moving) if args.labels else None
     result = registrar.register(fixed, moving)
@@ -69,4 +70,5 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--checkpoint", default="hippocampus", help="preset or .safetensors (default: %(default)s)")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the results")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
+    add_refinement(parser)
     return parser

@@ -15,9 +15,12 @@ from numpy.typing import NDArray
 from endomatch_ros.errors import CheckpointError, ConfigError
 from endomatch_ros.geometry.fields import identity_grid, jacobian_determinant, warp
 from endomatch_ros.gvsl import checkpoint as checkpoints
+from endomatch_ros.gvsl.instance import instance_optimised
 from endomatch_ros.gvsl.model import GvslModel
 from endomatch_ros.gvsl.volumes import Prepared, Volume, VolumeConfig, isotropic_grid, prepare, transform
 
+REFINE_STEPS = 2
+"""Steps of instance optimisation unless a user says otherwise: they cost as much as the network's pass."""
 _WEIGHTS = Path(__file__).parent / "weights"
 VOLUMES_NOTE = "volumes"
 """Name under which a checkpoint's notes hold its :class:`VolumeConfig` as JSON."""
@@ -83,14 +86,20 @@ class Registrar:
         return Registration(self.field(moving.image, fixed.image), fixed, moving)
 
 
-def model_field(model: GvslModel, device: torch.device | str = "cpu") -> FieldFunction:
-    """The fused field of a model in eval mode, moved to ``device``; the result lies on the CPU."""
+def model_field(model: GvslModel, device: torch.device | str = "cpu", refine_steps: int = 0) -> FieldFunction:
+    """The fused field of a model in eval mode, moved to ``device``; the result lies on the CPU.
+
+    With ``refine_steps`` it is improved on the pair itself, see :mod:`endomatch_ros.gvsl.instance`.
+
+    Raises:
+        ConfigError: a negative number of steps.
+    """
+    if refine_steps < 0:
+        raise ConfigError(f"refine_steps={refine_steps}: use 0 for the network's own field, or the steps to take")
     model = model.to(device).eval()
 
     def field(moving: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
-        with torch.inference_mode():
-            found = model(moving.to(device), fixed.to(device)).field
-        return torch.Tensor(found.float().cpu().clone())
+        return instance_optimised(model, moving.to(device), fixed.to(device), refine_steps).cpu()
 
     return field
 
@@ -100,19 +109,22 @@ def no_field(moving: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
     return torch.zeros((1, 3, *fixed.shape[2:]))
 
 
-def load_registrar(checkpoint: str | Path, device: str = "cpu") -> tuple[Registrar, dict[str, str]]:
+def load_registrar(
+    checkpoint: str | Path, device: str = "cpu", refine_steps: int = REFINE_STEPS
+) -> tuple[Registrar, dict[str, str]]:
     """A registrar with a pre-trained model, and the notes of its checkpoint.
 
     Args:
         checkpoint: ``hippocampus`` or a .safetensors file of `endomatch pretrain volume`.
         device: cpu, cuda or cuda:N; auto takes a GPU if there is one.
+        refine_steps: of :func:`model_field`.
 
     Raises:
         CheckpointError: missing, damaged, or for 2D images.
-        ConfigError: a device that is not there.
+        ConfigError: a device that is not there, or a negative number of steps.
     """
     model, config, notes = load_volume_model(checkpoint)
-    return Registrar(model_field(model, torch_device(device)), config), notes
+    return Registrar(model_field(model, torch_device(device), refine_steps), config), notes
 
 
 def load_volume_model(checkpoint: str | Path) -> tuple[GvslModel, VolumeConfig, dict[str, str]]:
