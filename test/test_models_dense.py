@@ -10,6 +10,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from endomatch_ros.data.synthetic import SceneConfig, SyntheticEndoscope
 from endomatch_ros.errors import CheckpointError, ConfigError, ImageError
 from endomatch_ros.geometry.fields import warp
 from endomatch_ros.models import Descriptors, MatcherNetwork, ModelConfig, load_checkpoint, load_model, save_checkpoint
@@ -149,3 +150,24 @@ def test_older_files_have_no_head_and_load_bit_for_bit():
     state = load_model("embedded")[0].state_dict()
     for name, value in tensors.items():
         assert torch.equal(state[name], value.float())
+
+
+def test_the_package_s_head_leaves_the_descriptors_as_they_are() -> None:
+    plain, dense = (load_model(name)[0] for name in ("embedded", "embedded-dense"))
+    values = dense.state_dict()
+    assert all(torch.equal(value, values[name]) for name, value in plain.state_dict().items())
+    assert {name.split(".")[0] for name in set(values) - set(plain.state_dict())} == {"dense"}
+    assert plain.config == replace(dense.config, dense_levels=0)
+
+
+def test_the_package_s_head_finds_a_shift() -> None:
+    network, _ = load_model("embedded-dense")
+    scene = SyntheticEndoscope(SceneConfig(seed=10011, kind="tunnel", width=256, height=192)).render(0.0).image
+    image = torch.from_numpy(scene).permute(2, 0, 1)[None].float() / 255
+    shift = 8  # px, 2 cells
+    with torch.no_grad():
+        reference, current = network(image), network(image.roll(shift, 3))
+        field = network.register(reference, current).field
+    middle = field[0, :, 10:-10, 12:-12]
+    assert middle[1].mean() == pytest.approx(2.0, abs=0.5)
+    assert middle[0].abs().mean() < 0.5

@@ -24,7 +24,7 @@ examples:
 
 `endomatch pretrain KIND --help` tells more."""
 _ARGUMENTS = "arguments.json"
-_REFINE_STEPS = 2  # registration.REFINE_STEPS, which MONAI's import comes with
+_REFINE_STEPS = 5  # registration.REFINE_STEPS, which MONAI's import comes with
 _DAMAGE = ("curve", "inversion", "shuffling", "painting")
 _VOLUME = """\
 Learn from unlabelled CT or MR volumes (NIfTI): register random pairs of subjects and mend damaged images. Label maps,

@@ -59,7 +59,8 @@ class Matcher:
         """Load a preset or a checkpoint.
 
         Args:
-            model: ``embedded``, ``dinov2-small``, ``dinov2-small-reg``, ``dinov2-base`` or a ``.safetensors`` path.
+            model: ``embedded``, ``embedded-dense``, ``dinov2-small``, ``dinov2-small-reg``, ``dinov2-base`` or a
+                ``.safetensors`` path.
             device: ``auto`` (CUDA where there is one, else CPU), ``cpu``, ``cuda``, ``cuda:1``, …
             backbone_weights: local file with a timm backbone's weights, for models that do not carry them.
             **config: settings of :class:`MatcherConfig`; the rest come from the model's own operating point.
@@ -90,8 +91,8 @@ class Matcher:
             name = "refinement" if config.refinement == "dense" else "dense_consistency_cells"
             raise ConfigError(
                 f"{name}={getattr(config, name)!r} needs a model with a head for dense fields, which this one has not: "
-                "train one with `endomatch train --objective gvsl`, or set refinement to photometric and "
-                "dense_consistency_cells to 0"
+                "use embedded-dense, train one with `endomatch train --objective gvsl`, or set refinement to "
+                "photometric and dense_consistency_cells to 0"
             )
         return config
 

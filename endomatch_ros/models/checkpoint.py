@@ -130,7 +130,8 @@ def load_model(model: str | Path, backbone_weights: str | Path | None = None) ->
     """Network and description of a preset or a checkpoint file.
 
     Args:
-        model: ``embedded``, ``dinov2-small``, ``dinov2-small-reg``, ``dinov2-base``, or the path of a checkpoint.
+        model: ``embedded``, ``embedded-dense``, ``dinov2-small``, ``dinov2-small-reg``, ``dinov2-base``, or the path of
+            a checkpoint.
         backbone_weights: file with the timm backbone's weights, for presets and checkpoints that do not hold them.
 
     Raises:
@@ -142,9 +143,10 @@ def load_model(model: str | Path, backbone_weights: str | Path | None = None) ->
         raise CheckpointError(f"backbone_weights: there is no file {weights}")
     name = str(model)
     path = Path(name).expanduser()
-    if name == "embedded":
-        path = _WEIGHTS / "embedded.safetensors"
-    if name == "embedded" or name.endswith(".safetensors") or path.is_file():
+    shipped = _WEIGHTS / f"{name}.safetensors"
+    if name in PRESETS and shipped.is_file():
+        path = shipped
+    if path == shipped or name.endswith(".safetensors") or path.is_file():
         network = load_checkpoint(path, weights)
         source, digest = str(path), hashlib.sha256(path.read_bytes()).hexdigest()
     else:

@@ -82,6 +82,7 @@ def _dinov2(name: str, embed_dim: int, heads: int) -> ModelConfig:
 
 PRESETS: dict[str, ModelConfig] = {
     "embedded": ModelConfig(),
+    "embedded-dense": ModelConfig(dense_levels=4),
     "dinov2-small": _dinov2("vit_small_patch14_dinov2.lvd142m", 384, 6),
     "dinov2-small-reg": _dinov2("vit_small_patch14_reg4_dinov2.lvd142m", 384, 6),
     "dinov2-base": _dinov2("vit_base_patch14_dinov2.lvd142m", 768, 12),

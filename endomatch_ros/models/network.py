@@ -151,7 +151,7 @@ class MatcherNetwork(nn.Module):
         if self.dense is None:
             raise ConfigError(
                 "the model has no head for dense fields (dense_levels is 0): train one with "
-                "`endomatch train --objective gvsl`, or use a model that has one"
+                "`endomatch train --objective gvsl`, or use one that has it: embedded-dense"
             )
         if reference.finest.shape != current.finest.shape:
             raise ImageError(

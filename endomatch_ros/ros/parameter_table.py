@@ -67,7 +67,8 @@ SPECS: dict[str, Spec] = {
         choices=("temporal", STEREO, "both"), when=_SETUP,
     ),
     "model": Spec(
-        "embedded", "Preset (embedded, dinov2-small, dinov2-small-reg, dinov2-base) or path of a .safetensors file.",
+        "embedded", "Preset (embedded, embedded-dense, dinov2-small, dinov2-small-reg, dinov2-base) or path of a "
+        ".safetensors file.",
         when=_SETUP,
     ),
     "device": Spec("auto", "Where the network runs: auto, cpu, cuda or cuda:N.", when=_SETUP),
