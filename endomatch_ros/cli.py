@@ -133,6 +133,17 @@ def _add_match(parser: argparse.ArgumentParser) -> None:
     _add_model(parser)
     parser.add_argument("--resolution", type=int, help="long side in pixels that the network sees")
     parser.add_argument("--threshold", type=float, help="least cosine similarity of a match, 0 to 1")
+    parser.add_argument(
+        "--refinement",
+        choices=("photometric", "dense", "none"),
+        help="of the targets; dense: with --model embedded-dense",
+    )
+    parser.add_argument(
+        "--dense-consistency-cells",
+        type=float,
+        metavar="N",
+        help="drop matches further than N cells from the dense field of the model's head",
+    )
 
 
 def _match(args: argparse.Namespace, _: list[str]) -> int:
@@ -142,7 +153,8 @@ def _match(args: argparse.Namespace, _: list[str]) -> int:
 
     pair.check_outputs(args.output, args.json, args.csv)
     images = read_image(args.image0), read_image(args.image1)
-    chosen = {"resolution": args.resolution, "similarity_threshold": args.threshold}
+    chosen = {name: getattr(args, name) for name in ("resolution", "refinement", "dense_consistency_cells")}
+    chosen["similarity_threshold"] = args.threshold
     config = {name: value for name, value in chosen.items() if value is not None}
     matcher = Matcher.from_pretrained(args.model, args.device, args.backbone_weights, **config)
     result = pair.match_pair(matcher, *images)

@@ -56,6 +56,23 @@ def test_written_matches_agree_with_the_known_motion(capsys, tmp_path, scene, pi
     assert overlay.shape[1] > 640
 
 
+def test_the_head_s_field_starts_the_refinement_or_checks_its_matches(capsys, tmp_path, pictures):
+    def run(*options: str) -> dict:
+        file = tmp_path / "m.json"
+        arguments = [*pictures, "--json", file, "--device", "cpu", "--model", "embedded-dense", *options]
+        assert main(["match", *map(str, arguments)]) == 0
+        return json.loads(file.read_text())
+
+    plain, dense, checked = run(), run("--refinement", "dense"), run("--dense-consistency-cells", "1")
+    assert plain["dropped"] == dense["dropped"] == {}
+    assert "dense" not in plain["timings_ms"]
+    assert dense["timings_ms"]["dense"] > 0
+    assert dense["matches"] > 0.8 * plain["matches"]
+    assert checked["matches"] + checked["dropped"]["dense_consistency"] == plain["matches"]
+    assert main(["match", *map(str, pictures), "--refinement", "dense", "--device", "cpu"]) == 2
+    assert "embedded-dense" in capsys.readouterr().err
+
+
 def test_pictures_of_different_size(tmp_path, scene, pictures):
     """Doubling the second picture doubles its coordinates (x' = (x + 1/2) s - 1/2)."""
     large = tmp_path / "large.png"
