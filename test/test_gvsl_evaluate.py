@@ -16,7 +16,7 @@ from endomatch_ros.errors import ConfigError, DataError
 from endomatch_ros.gvsl import subjects as subjects_module
 from endomatch_ros.gvsl.evaluate import LabelledPairs, choose_subjects, evaluate, summarise
 from endomatch_ros.gvsl.overlap import dice_per_label, mean_dice, present_labels
-from endomatch_ros.gvsl.registration import Registrar, no_field
+from endomatch_ros.gvsl.registration import REFINE_STEPS, Registrar, no_field
 from endomatch_ros.gvsl.subjects import find_subjects, neighbour_pairs
 
 SHAPE = (14, 16, 12)
@@ -105,14 +105,20 @@ def test_command_writes_the_figures(folder, tmp_path, capsys):
     model = save_model(tmp_path / "m.safetensors")
     out = tmp_path / "results" / "out.json"
     arguments = ["pretrain", "evaluate", "--data", folder, "--checkpoint", model, "--json", out, "--device", "cpu"]
-    assert cli.main(list(map(str, arguments))) == 0
+    assert cli.main([*map(str, arguments), "--refine-steps", "0"]) == 0
     report = json.loads(out.read_text())
     # An untrained model is the identity.
     assert report["dice"] == report["dice_identity"] == pytest.approx(0.8)
     assert report["folding_percent"] == 0.0
     assert report["seconds_per_pair"] > 0
     assert (report["pairs"], report["subjects"], report["subjects_seen_in_training"]) == (4, 3, 0)
+    assert report["refine_steps"] == 0
     assert "Dice 0.8000" in capsys.readouterr().out
+    # Unless a user says otherwise each pair is improved by some steps of its own.
+    assert cli.main(list(map(str, arguments))) == 0
+    report = json.loads(out.read_text())
+    assert report["refine_steps"] == REFINE_STEPS
+    assert report["dice"] > report["dice_identity"] + 0.05
 
 
 def test_part_of_a_split_is_evaluated_alone(folder, tmp_path, monkeypatch):

@@ -233,7 +233,7 @@ def test_a_field_of_the_small_grid_is_the_same_map_on_the_images(spatial: tuple[
         moved = torch.einsum("ij,j...->i...", slope, grid) + shift.view(-1, *[1] * dims)
         return moved[None] / scale
 
-    found = model_module._enlarged(linear(small, factor), factor, spatial)
+    found = model_module.enlarged_field(linear(small, factor), factor, spatial)
     inside = (slice(None), slice(None), *[slice(1, size - 2) for size in spatial])  # the border cannot be interpolated
     torch.testing.assert_close(found[inside], linear(list(spatial), 1.0)[inside], atol=1e-5, rtol=0)
 
