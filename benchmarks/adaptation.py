@@ -27,13 +27,13 @@ import torch
 
 from endomatch_ros.data.frames import FrameSequence
 from endomatch_ros.data.sources import open_sequence
-from endomatch_ros.evaluation.methods import NamedMethod
+from endomatch_ros.evaluation.methods.registry import NamedMethod
 from endomatch_ros.evaluation.run import evaluate, pairs_with_gap
 from endomatch_ros.evaluation.score import summarise
 from endomatch_ros.evaluation.truth import pair_truth
 from endomatch_ros.matching import Matcher
-from endomatch_ros.matching.mask import without_rim
 from endomatch_ros.matching.similarity import sample_descriptors
+from endomatch_ros.matching.view import without_rim
 from endomatch_ros.models import MatcherNetwork, ModelConfig, save_checkpoint
 from endomatch_ros.models.backbone import build_backbone
 from endomatch_ros.training import cli

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from endomatch_ros import __version__
 from endomatch_ros.data.depth import make_provider
 from endomatch_ros.data.frames import Frame
-from endomatch_ros.data.sfm import SfmSequence
+from endomatch_ros.data.readers.sfm import SfmSequence
 from endomatch_ros.data.synthetic import SceneConfig, SyntheticEndoscope
 
 Depth = NDArray[np.float32]

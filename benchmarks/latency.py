@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from endomatch_ros.data.synthetic import SceneConfig, SyntheticEndoscope
-from endomatch_ros.evaluation.baselines import BASELINES
+from endomatch_ros.evaluation.methods.baselines import BASELINES
 from endomatch_ros.matching import Matcher, StreamMatcher
 
 PEERS = ("klt", "sift")

@@ -18,8 +18,8 @@ import numpy as np
 
 from endomatch_ros.data.synthetic import SyntheticEndoscope
 from endomatch_ros.geometry.epipolar import relative_pose
-from endomatch_ros.training.novel_view import nearest_value, novel_view, surface_from_depth
-from endomatch_ros.training.render import scene_config
+from endomatch_ros.training.novel_view.synthesis import nearest_value, novel_view, surface_from_depth
+from endomatch_ros.training.pairs.render import scene_config
 
 POINTS = 8000  # a scene, time and direction
 

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from endomatch_ros.data.frames import Frame
-from endomatch_ros.data.sfm import SfmSequence
+from endomatch_ros.data.readers.sfm import SfmSequence
 from endomatch_ros.data.synthetic import SceneConfig, SyntheticEndoscope
 from endomatch_ros.geometry.epipolar import relative_pose
 from endomatch_ros.geometry.robust import estimate_epipolar, recover_relative_pose

@@ -20,8 +20,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from endomatch_ros.data.images import read_image
-from endomatch_ros.evaluation.methods import named_methods
+from endomatch_ros.data.readers.images import read_image
+from endomatch_ros.evaluation.methods.registry import named_methods
 from endomatch_ros.evaluation.predictions import Predictor, View
 
 LIMITS = (0.5, 1.0, 3.0)

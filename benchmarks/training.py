@@ -27,7 +27,7 @@ from endomatch_ros.training import cli
 from endomatch_ros.training.config import TrainConfig
 from endomatch_ros.training.data import TrainingData
 from endomatch_ros.training.module import MatcherModule
-from endomatch_ros.training.objective import batch_losses
+from endomatch_ros.training.objectives.objective import batch_losses
 from endomatch_ros.training.start import starting_network
 
 PARTS = ("data", "forward", "backward", "optimiser")

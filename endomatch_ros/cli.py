@@ -99,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_model(info)
     info.add_argument("--json", action="store_true", help="as JSON")
     for name, module, text in (
-        ("demo", "endomatch_ros.ros.demo", "stream a synthetic endoscope through the node"),
+        ("demo", "endomatch_ros.ros.demo.run", "stream a synthetic endoscope through the node"),
         ("evaluate", "endomatch_ros.evaluation.cli", "measure matchers on a recording"),
         ("train", "endomatch_ros.training.cli", "train a matcher without labels"),
         ("pretrain", "endomatch_ros.gvsl.cli", "learn from unlabelled volumes or frames by registering them"),
@@ -147,7 +147,7 @@ def _add_match(parser: argparse.ArgumentParser) -> None:
 
 
 def _match(args: argparse.Namespace, _: list[str]) -> int:
-    from endomatch_ros.data.images import read_image
+    from endomatch_ros.data.readers.images import read_image
     from endomatch_ros.evaluation import pair
     from endomatch_ros.matching import Matcher
 

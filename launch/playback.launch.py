@@ -22,7 +22,8 @@ from launch.events import Shutdown
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch_ros.events.lifecycle import StateTransition
 
-from endomatch_ros.ros import bags, launching
+from endomatch_ros.ros import launching
+from endomatch_ros.ros.launching import bags
 from launch import EventHandler, LaunchDescription
 
 FOLDER = Path(__file__).resolve().parent

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from launch.actions import ExecuteProcess, OpaqueFunction
 
-from endomatch_ros.ros import bags, launching
+from endomatch_ros.ros import launching
+from endomatch_ros.ros.launching import bags
 from launch import LaunchDescription
 
 CONFIG = Path(__file__).resolve().parent.parent / "config"

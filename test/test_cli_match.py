@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from endomatch_ros.cli import main
-from endomatch_ros.data.images import read_image
+from endomatch_ros.data.readers.images import read_image
 from endomatch_ros.data.synthetic import SceneConfig, SyntheticEndoscope
 from endomatch_ros.errors import ConfigError, ImageError
 from endomatch_ros.evaluation import pair

@@ -23,12 +23,12 @@ from rclpy.qos import (
 )
 from rclpy.validate_topic_name import validate_topic_name
 
-from endomatch_ros.evaluation.drawing import error_colours
-from endomatch_ros.ros.markers import NAMESPACES
-from endomatch_ros.ros.messages import CLOUD_DTYPE
+from endomatch_ros.drawing import error_colours
+from endomatch_ros.ros.messages.clouds import CLOUD_DTYPE
+from endomatch_ros.ros.messages.markers import NAMESPACES
+from endomatch_ros.ros.messages.verdict import failure_values
 from endomatch_ros.ros.outputs import INPUT_QOS, OUTPUT_QOS
-from endomatch_ros.ros.parameter_table import SPECS
-from endomatch_ros.ros.verdict import failure_values
+from endomatch_ros.ros.parameters.table import SPECS
 
 CONFIG = ROOT / "config"
 PROFILES = sorted(path.stem for path in (CONFIG / "profiles").glob("*.yaml") if path.stem != "topics")

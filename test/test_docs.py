@@ -73,7 +73,7 @@ def test_cloud_tables_are_the_layout(dtype, title):
 
 
 def test_values_of_the_epipolar_error_are_all_told():
-    verdict = pytest.importorskip("endomatch_ros.ros.verdict", reason="rclpy's messages are not installed")
+    verdict = pytest.importorskip("endomatch_ros.ros.messages.verdict", reason="rclpy's messages are not installed")
     section = CONSUMING.read_text().split("## Values of the epipolar error")[1].split("\n## ")[0]
     keys = [key for row in re.findall(r"^\| (`.*?) \|", section, re.MULTILINE) for key in re.findall(r"`(\w+)`", row)]
     assert keys == list(verdict.failure_values())
@@ -103,7 +103,7 @@ NOT_PARAMETERS = {"mean_px", "median_px", "p95_px", "rms_px", "inlier_ratio", "r
 
 @pytest.mark.parametrize("page", [CONSUMING, TROUBLES, ROOT / "docs" / "install.md"], ids=lambda page: page.name)
 def test_parameters_exist(page):
-    parameters = pytest.importorskip("endomatch_ros.ros.parameters", reason="rclpy is not installed")
+    parameters = pytest.importorskip("endomatch_ros.ros.parameters.settings", reason="rclpy is not installed")
     named = set(parameters_named(page.read_text())) - NOT_PARAMETERS
     assert named, "the search finds nothing"
     assert named <= parameters.SPECS.keys()
@@ -140,7 +140,9 @@ def test_quoted_messages_are_those_of_the_sources():
 
 
 def test_every_cause_of_a_drop_and_of_a_reset_is_explained():
-    diagnostics = pytest.importorskip("endomatch_ros.ros.diagnostics", reason="rclpy's messages are not installed")
+    diagnostics = pytest.importorskip(
+        "endomatch_ros.ros.monitoring.diagnostics", reason="rclpy's messages are not installed"
+    )
     told = set(re.findall(r"`((?:dropped|reset)_\w+)`", TROUBLES.read_text()))
     causes = {f"dropped_{cause}" for cause in diagnostics.DROPS} | {f"reset_{cause}" for cause in diagnostics.RESETS}
     assert told - {"reset_"} == causes

@@ -105,7 +105,7 @@ def test_odometry_begins_anew_without_a_pose_and_without_common_tracks():
 
 
 def test_odometry_reads_the_pose_as_the_node_packs_it():
-    messages = pytest.importorskip("endomatch_ros.ros.messages", reason="rclpy's messages are not installed")
+    messages = pytest.importorskip("endomatch_ros.ros.messages.clouds", reason="rclpy's messages are not installed")
     step = rigid((0.3, -0.2, 0.5), (0.0, 0.6, 0.8))
     packed = messages.pack_pose(np.linalg.inv(step), messages.ns_to_stamp(0), "optical").pose
     np.testing.assert_allclose(example("odometry").pose_matrix(packed.position, packed.orientation), step, atol=1e-12)
@@ -144,7 +144,7 @@ def test_tracks_are_joined_over_images(keyframe):
 def bag(tmp_path):
     """What the node would publish on the walk, and the true poses."""
     rosbags = pytest.importorskip("rosbags.rosbag2")
-    messages = pytest.importorskip("endomatch_ros.ros.messages", reason="rclpy's messages are not installed")
+    messages = pytest.importorskip("endomatch_ros.ros.messages.clouds", reason="rclpy's messages are not installed")
     from rclpy.serialization import serialize_message
     from rosbags.typesys import Stores, get_typestore
 
@@ -191,7 +191,7 @@ def test_a_recorded_bag_is_read_without_ros(bag, name, options, expected):
 
 def test_python_subscriber_prints_what_the_node_says(spawn):
     pytest.importorskip("rclpy", reason="rclpy is not installed")
-    from ros_support import bench, wait_until
+    from support.ros import bench, wait_until
 
     with bench() as current:
         node = current.client.node
@@ -275,7 +275,7 @@ def test_a_contradictory_cloud_is_refused(changes, text):
 
 
 def test_types_are_those_of_point_field_and_others_are_refused():
-    messages = pytest.importorskip("endomatch_ros.ros.messages", reason="rclpy's messages are not installed")
+    messages = pytest.importorskip("endomatch_ros.ros.messages.clouds", reason="rclpy's messages are not installed")
     from sensor_msgs.msg import PointField
 
     from endomatch_ros.data.clouds import POINT_FIELD_TYPES

@@ -104,7 +104,7 @@ def test_installed_command_runs_from_there(prefix):
 
 def test_ament_finds_the_installed_share_folder_and_its_profile(prefix):
     pytest.importorskip("rclpy", reason="rclpy is not installed")
-    code = "from endomatch_ros.ros.dds import profile_path; print(profile_path())"
+    code = "from endomatch_ros.ros.launching.dds import profile_path; print(profile_path())"
     assert done(run([sys.executable, "-c", code], prefix)).strip().startswith(str(prefix))
 
 

@@ -71,7 +71,7 @@ def test_package_xml_names_every_ros_package_that_is_imported():
 )
 def test_setup_names_every_distribution_that_is_imported(folder: str, extras: tuple[str, ...]):
     named = {"PIL": "pillow", "cv2": "opencv-contrib-python-headless", "yaml": "pyyaml"}
-    own = {"endomatch_ros", *(file.stem for file in (ROOT / folder).glob("*.py"))}
+    own = {"endomatch_ros", *(path.stem for path in (ROOT / folder).iterdir())}
     imported = imports_of((ROOT / folder).rglob("*.py"))
     imported -= own | from_ros(imported) | set(sys.stdlib_module_names)
     allowed = {"_pytest", "rosidl_runtime_py", "rpyutils", "launch_testing"}  # parts of pytest and of ROS

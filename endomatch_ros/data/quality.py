@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from endomatch_ros.data.frames import Frame
-from endomatch_ros.matching.mask import highlight_mask
+from endomatch_ros.matching.view import highlight_mask
 
 _SIDE = 320  # long side of the copy that is judged: blur and motion that vanish here do no harm
 _DARK = 16  # 8-bit level below which nothing is told apart

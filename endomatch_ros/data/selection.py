@@ -13,7 +13,7 @@ import numpy as np
 from endomatch_ros.data.frames import Frame, FrameSequence
 from endomatch_ros.data.quality import Look, look_at, mean_motion, sharpness
 from endomatch_ros.errors import DataError, ImageError, check_ranges
-from endomatch_ros.matching.mask import view_mask
+from endomatch_ros.matching.view import view_mask
 
 _log = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ def select_frames(
     """The usable frames of a recording, in order, each with a mask.
 
     One frame is held at a time, so that recordings may be long. A frame without a mask gets that of
-    :func:`~endomatch_ros.matching.mask.view_mask`; one that cannot be read is logged, counted and passed over.
+    :func:`~endomatch_ros.matching.view.view_mask`; one that cannot be read is logged, counted and passed over.
 
     Args:
         sequence: the recording. Its first frames are read twice, to know how sharp it is before the first is judged.

@@ -12,9 +12,9 @@ from typing import Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from endomatch_ros.data import images, scared, video
 from endomatch_ros.data.frames import Frame, FrameSequence
-from endomatch_ros.data.sfm import SfmSequence
+from endomatch_ros.data.readers import images, scared, video
+from endomatch_ros.data.readers.sfm import SfmSequence
 from endomatch_ros.data.synthetic import SceneConfig, SyntheticEndoscope, SyntheticSequence
 from endomatch_ros.errors import ConfigError, DataError
 from endomatch_ros.geometry.camera import Camera
@@ -240,7 +240,7 @@ def _files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
 
 
 def _bag(path: Path, options: SourceOptions) -> FrameSequence:
-    from endomatch_ros.data.bag import BagImages  # rosbags takes its time to load
+    from endomatch_ros.data.readers.bag import BagImages  # rosbags takes its time to load
 
     open_bag: Callable[..., FrameSequence] = BagImages
     return open_bag(path, options.image_topic, options.camera_info_topic, options.partner_topic)

@@ -1,1 +1,1 @@
-"""."""
+"""Measuring matchers on recordings: methods, truth, scores, tables and pictures."""

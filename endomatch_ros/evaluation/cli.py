@@ -9,9 +9,9 @@ from dataclasses import fields
 from pathlib import Path
 
 from endomatch_ros.data.sources import KINDS, add_source_arguments, source_options
-from endomatch_ros.evaluation.baselines import BASELINES
-from endomatch_ros.evaluation.learned import LEARNED
-from endomatch_ros.evaluation.methods import usable_methods
+from endomatch_ros.evaluation.methods.baselines import BASELINES
+from endomatch_ros.evaluation.methods.learned import LEARNED
+from endomatch_ros.evaluation.methods.registry import usable_methods
 from endomatch_ros.evaluation.protocols import PROTOCOLS
 from endomatch_ros.evaluation.run import run_evaluation
 from endomatch_ros.matching import MatcherConfig

@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from endomatch_ros.drawing import draw_flow
 from endomatch_ros.errors import ConfigError, ImageError
-from endomatch_ros.evaluation.drawing import draw_flow
 from endomatch_ros.geometry.robust import EpipolarEstimate, estimate_epipolar
 from endomatch_ros.matching.types import Matches
 

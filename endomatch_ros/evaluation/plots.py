@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from endomatch_ros.data.frames import FrameSequence
-from endomatch_ros.evaluation.drawing import draw_flow
-from endomatch_ros.evaluation.interface import OURS
+from endomatch_ros.drawing import draw_flow
+from endomatch_ros.evaluation.methods.interface import OURS
 from endomatch_ros.evaluation.metrics import share_within
 from endomatch_ros.evaluation.pair import write_image
 from endomatch_ros.evaluation.report import MIN_MATCHES, Row
-from endomatch_ros.matching.mask import bounding_box
+from endomatch_ros.matching.view import bounding_box
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

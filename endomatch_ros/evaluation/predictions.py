@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from endomatch_ros.data.frames import Frame
 from endomatch_ros.errors import ConfigError, DataError
-from endomatch_ros.evaluation.methods import NamedMethod
-from endomatch_ros.matching.mask import without_rim
+from endomatch_ros.evaluation.methods.registry import NamedMethod
 from endomatch_ros.matching.types import Matches
+from endomatch_ros.matching.view import without_rim
 
 _log = logging.getLogger(__name__)
 _FORMAT = 1  # of the files; another one is computed anew

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from endomatch_ros.data.scared import is_scared
+from endomatch_ros.data.readers.scared import is_scared
 from endomatch_ros.errors import ConfigError
 
 

@@ -20,7 +20,7 @@ from endomatch_ros import __version__
 from endomatch_ros.data.frames import Frame, FrameSequence
 from endomatch_ros.data.sources import DEFAULTS, SourceOptions, open_sources
 from endomatch_ros.errors import ConfigError, DataError, ImageError
-from endomatch_ros.evaluation.methods import NamedMethod, named_methods
+from endomatch_ros.evaluation.methods.registry import NamedMethod, named_methods
 from endomatch_ros.evaluation.plots import write_curves, write_overlays
 from endomatch_ros.evaluation.predictions import Predictor, View
 from endomatch_ros.evaluation.report import Row, print_table, write_report
@@ -129,7 +129,7 @@ def run_evaluation(
 
     Args:
         data: as for :func:`~endomatch_ros.data.sources.open_sources`; several are measured as one.
-        methods: as for :func:`~endomatch_ros.evaluation.methods.named_methods`.
+        methods: as for :func:`~endomatch_ros.evaluation.methods.registry.named_methods`.
         gaps: in frames.
         output: folder for ``evaluation.md``, ``evaluation.json`` and pictures; made if need be.
         model: of the method ``endomatch``: preset or checkpoint.

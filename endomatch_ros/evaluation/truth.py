@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from endomatch_ros.data.frames import Frame, FrameSequence
-from endomatch_ros.data.sfm import SfmSequence
+from endomatch_ros.data.readers.sfm import SfmSequence
 from endomatch_ros.data.sources import origin
 from endomatch_ros.data.synthetic import SyntheticSequence
 from endomatch_ros.errors import CalibrationError
 from endomatch_ros.geometry.epipolar import fundamental_from_pose, relative_pose
-from endomatch_ros.matching.mask import lookup
+from endomatch_ros.matching.view import lookup
 
 Array = NDArray[np.float64]
 Correspondence = Callable[[Array], tuple[Array, NDArray[np.bool_]]]

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from endomatch_ros.data.frames import FrameSequence
-from endomatch_ros.data.scared import ScaredKeyframe
+from endomatch_ros.data.readers.scared import ScaredKeyframe
 from endomatch_ros.data.sources import origin
 from endomatch_ros.errors import ConfigError, DataError, ImageError
-from endomatch_ros.evaluation.methods import NamedMethod
+from endomatch_ros.evaluation.methods.registry import NamedMethod
 from endomatch_ros.evaluation.predictions import Predictor, View
 from endomatch_ros.geometry.robust import estimate_epipolar
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from endomatch_ros.errors import ConfigError
-from endomatch_ros.gvsl import transfer_cli
-from endomatch_ros.gvsl.damage import DamageConfig
+from endomatch_ros.gvsl.pretraining.damage import DamageConfig
+from endomatch_ros.gvsl.transfer import cli as transfer_cli
 
 _EPILOG = """\
 examples:
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """``endomatch pretrain``; errors are left to the caller."""
     args = parse(list(sys.argv[1:] if argv is None else argv))
     try:
-        import endomatch_ros.gvsl.pretrain  # noqa: F401 - what is missing is missing here
+        import endomatch_ros.gvsl.pretraining.pretrain  # noqa: F401 - what is missing is missing here
     except ImportError as error:
         raise ConfigError(f'pre-training needs more packages ({error}): pip install "endomatch_ros[gvsl]"') from error
     runs = {"volume": _run_volume, "frames": _run_frames, "evaluate": _run_evaluate, "transfer": transfer_cli.run}
@@ -76,7 +76,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 def _run_volume(args: argparse.Namespace) -> int:
-    from endomatch_ros.gvsl import data, subjects
+    from endomatch_ros.gvsl import subjects
+    from endomatch_ros.gvsl.pretraining import data
     from endomatch_ros.gvsl.registration import VOLUMES_NOTE
     from endomatch_ros.gvsl.volumes import VolumeConfig
 
@@ -96,7 +97,7 @@ def _run_volume(args: argparse.Namespace) -> int:
 
 def _run_frames(args: argparse.Namespace) -> int:
     from endomatch_ros.data.sources import SubSequence, open_sources, source_options
-    from endomatch_ros.gvsl import data
+    from endomatch_ros.gvsl.pretraining import data
 
     config = data.FrameConfig(tuple(args.size), args.gap)
     sequences = [s for name in args.data for s in open_sources(name, source_options(args), args.frames)]
@@ -114,10 +115,10 @@ def _train(
     args: argparse.Namespace, dims: int, channels: int, draw: Any, validation: Any, notes: dict[str, str]
 ) -> int:
     from endomatch_ros.gvsl.config import preset_config
-    from endomatch_ros.gvsl.data import DamagedPairs
     from endomatch_ros.gvsl.losses import LossConfig
-    from endomatch_ros.gvsl.module import OptimiserConfig
-    from endomatch_ros.gvsl.pretrain import PretrainConfig, pretrain
+    from endomatch_ros.gvsl.pretraining.data import DamagedPairs
+    from endomatch_ros.gvsl.pretraining.module import OptimiserConfig
+    from endomatch_ros.gvsl.pretraining.pretrain import PretrainConfig, pretrain
 
     changes: dict[str, Any] = {"spatial_dims": dims, "in_channels": channels, "affine": args.affine}
     changes["deformable"] = args.deformable

@@ -16,13 +16,13 @@ from endomatch_ros.errors import ConfigError
 from endomatch_ros.geometry.coverage import coverage
 from endomatch_ros.matching.coarse import CoarseMatches, descriptor_similarity, match_coarse
 from endomatch_ros.matching.config import MatcherConfig
-from endomatch_ros.matching.dense import DenseField, consistent, dense_field
 from endomatch_ros.matching.features import FrameFeatures
 from endomatch_ros.matching.keypoints import detect, thin
-from endomatch_ros.matching.mask import lookup
 from endomatch_ros.matching.preparation import Prepared, Roi, prepare, share_size
-from endomatch_ros.matching.refinement import refine
+from endomatch_ros.matching.refiners.dense_field import DenseField, consistent, dense_field
+from endomatch_ros.matching.refiners.photometric import refine
 from endomatch_ros.matching.types import Matches
+from endomatch_ros.matching.view import lookup
 from endomatch_ros.models import Descriptors, MatcherNetwork, ModelInfo, load_model
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from endomatch_ros.matching.features import Window
-from endomatch_ros.matching.mask import bounding_box, check_image, check_mask, check_roi, highlight_mask, view_mask
+from endomatch_ros.matching.view import bounding_box, check_image, check_mask, check_roi, highlight_mask, view_mask
 
 Roi = tuple[int, int, int, int]
 _THINNEST_PX = 32  # a view narrower than this is none: the whole image goes to the network, and nothing will match

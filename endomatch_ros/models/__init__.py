@@ -1,6 +1,6 @@
 """The network: backbone Φ, adapter Ψ, fine branch, checkpoints and presets."""
 
-from endomatch_ros.models.checkpoint import ModelInfo, load_checkpoint, load_model, save_checkpoint
+from endomatch_ros.models.checkpoints import ModelInfo, load_checkpoint, load_model, save_checkpoint
 from endomatch_ros.models.config import PRESETS, ModelConfig
 from endomatch_ros.models.network import Descriptors, MatcherNetwork
 

@@ -11,9 +11,9 @@ from rclpy.qos import qos_policy_name_from_kind
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
+from endomatch_ros.ros.monitoring.statistics import Statistics
 from endomatch_ros.ros.outputs import INPUT_QOS, OVERRIDABLE
 from endomatch_ros.ros.pipeline import Pipeline
-from endomatch_ros.ros.statistics import Statistics
 
 
 class Channel:

@@ -27,12 +27,13 @@ from rclpy.qos_overriding_options import InvalidQosOverridesError
 from std_srvs.srv import SetBool, Trigger
 
 from endomatch_ros.errors import ConfigError, EndomatchError
-from endomatch_ros.ros import diagnostics, parameters
-from endomatch_ros.ros.lifetime import until_told
-from endomatch_ros.ros.messages import NANOSECONDS
-from endomatch_ros.ros.parameter_table import STEREO
+from endomatch_ros.ros import parameters
+from endomatch_ros.ros.launching.lifetime import until_told
+from endomatch_ros.ros.messages.clouds import NANOSECONDS
+from endomatch_ros.ros.monitoring import diagnostics
+from endomatch_ros.ros.monitoring.statistics import Statistics
+from endomatch_ros.ros.parameters.table import STEREO
 from endomatch_ros.ros.session import Session
-from endomatch_ros.ros.statistics import Statistics
 
 WARM_UP_SIZE = (1280, 1024)
 _UNCONFIGURED = "the node is not configured"

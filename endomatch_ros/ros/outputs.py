@@ -16,12 +16,12 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CompressedImage, Image, PointCloud2
 from visualization_msgs.msg import MarkerArray
 
-from endomatch_ros.evaluation.drawing import draw_flow
-from endomatch_ros.ros.images import to_compressed_message, to_message
-from endomatch_ros.ros.markers import make_markers
-from endomatch_ros.ros.messages import make_points, make_stereo_points, pack_cloud, pack_pose, with_covariance
+from endomatch_ros.drawing import draw_flow
+from endomatch_ros.ros.messages.clouds import make_points, make_stereo_points, pack_cloud, pack_pose, with_covariance
+from endomatch_ros.ros.messages.images import to_compressed_message, to_message
+from endomatch_ros.ros.messages.markers import make_markers
+from endomatch_ros.ros.messages.verdict import error_values, failure_values, judge, pack_error
 from endomatch_ros.ros.pipeline import Frame, Job, Pair
-from endomatch_ros.ros.verdict import error_values, failure_values, judge, pack_error
 
 if TYPE_CHECKING:
     from endomatch_ros.matching import Matches

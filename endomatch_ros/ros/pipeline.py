@@ -18,11 +18,11 @@ from endomatch_ros.geometry.camera import Camera
 from endomatch_ros.geometry.robust import EpipolarEstimate, estimate_epipolar, recover_relative_pose
 from endomatch_ros.geometry.uncertainty import refine_relative_pose, relative_pose_covariance
 from endomatch_ros.matching.keyframes import KeyframeWatch
-from endomatch_ros.ros.calibration import to_camera
-from endomatch_ros.ros.images import RGB, compressed_to_rgb, to_rgb
-from endomatch_ros.ros.messages import stamp_to_ns
-from endomatch_ros.ros.parameters import Settings
-from endomatch_ros.ros.statistics import Statistics
+from endomatch_ros.ros.messages.calibration import to_camera
+from endomatch_ros.ros.messages.clouds import stamp_to_ns
+from endomatch_ros.ros.messages.images import RGB, compressed_to_rgb, to_rgb
+from endomatch_ros.ros.monitoring.statistics import Statistics
+from endomatch_ros.ros.parameters.settings import Settings
 
 if TYPE_CHECKING:
     from endomatch_ros.matching import Matches

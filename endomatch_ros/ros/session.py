@@ -15,12 +15,12 @@ from sensor_msgs.msg import CompressedImage, Image
 from endomatch_ros.errors import EndomatchError, ImageError
 from endomatch_ros.ros import parameters
 from endomatch_ros.ros.channel import Channel
-from endomatch_ros.ros.images import ENCODINGS
-from endomatch_ros.ros.messages import NANOSECONDS, stamp_to_ns
+from endomatch_ros.ros.messages.clouds import NANOSECONDS, stamp_to_ns
+from endomatch_ros.ros.messages.images import ENCODINGS
+from endomatch_ros.ros.monitoring.statistics import Statistics
 from endomatch_ros.ros.outputs import Outputs
-from endomatch_ros.ros.parameter_table import MATCHER_PARAMETERS, STEREO
+from endomatch_ros.ros.parameters.table import MATCHER_PARAMETERS, STEREO
 from endomatch_ros.ros.pipeline import Frame, Job, Pair, Pipeline
-from endomatch_ros.ros.statistics import Statistics
 from endomatch_ros.ros.stereo import StereoMatching
 from endomatch_ros.ros.sync import FrameBuffer
 from endomatch_ros.ros.worker import Worker

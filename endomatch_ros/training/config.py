@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from endomatch_ros.errors import ConfigError
-from endomatch_ros.training.crop import CropConfig
 from endomatch_ros.training.module import OptimiserConfig
-from endomatch_ros.training.novel_pairs import NovelViewConfig
-from endomatch_ros.training.objective import ObjectiveConfig
-from endomatch_ros.training.photometric import PhotometricConfig
-from endomatch_ros.training.prepare import RecordingConfig
+from endomatch_ros.training.novel_view.pairs import NovelViewConfig
+from endomatch_ros.training.objectives.objective import ObjectiveConfig
+from endomatch_ros.training.pairs.crop import CropConfig
+from endomatch_ros.training.pairs.photometric import PhotometricConfig
+from endomatch_ros.training.pairs.prepare import RecordingConfig
 
 # Seeds of the synthetic scenes. Test scenes are never rendered here.
 TRAIN_SEEDS = range(1000, 10000)

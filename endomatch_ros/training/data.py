@@ -10,10 +10,10 @@ from torch.utils.data import DataLoader, Sampler
 
 from endomatch_ros.matching.matcher import resolve_device
 from endomatch_ros.training.config import TRAIN_SEEDS, VALIDATION_SEEDS, TrainConfig
-from endomatch_ros.training.novel_pairs import NovelViewPairs
-from endomatch_ros.training.pairs import AugmentConfig, Pairs, PairSource, ScenePairs
-from endomatch_ros.training.prepare import prepare_recordings
-from endomatch_ros.training.render import SCENE_WIDTH, render_scenes
+from endomatch_ros.training.novel_view.pairs import NovelViewPairs
+from endomatch_ros.training.pairs.datasets import AugmentConfig, Pairs, PairSource, ScenePairs
+from endomatch_ros.training.pairs.prepare import prepare_recordings
+from endomatch_ros.training.pairs.render import SCENE_WIDTH, render_scenes
 
 _VALIDATION_SEED = 1
 

@@ -14,9 +14,9 @@ from torch import Tensor
 from endomatch_ros.errors import ConfigError
 from endomatch_ros.geometry.fields import folding_percent
 from endomatch_ros.models import Descriptors, MatcherNetwork
-from endomatch_ros.training.dense_objective import dense_losses, dense_targets, require_packages
-from endomatch_ros.training.losses import sample_map, to_cells
-from endomatch_ros.training.objective import ObjectiveConfig, batch_losses
+from endomatch_ros.training.objectives.losses import sample_map, to_cells
+from endomatch_ros.training.objectives.objective import ObjectiveConfig, batch_losses
+from endomatch_ros.training.objectives.registration import dense_losses, dense_targets, require_packages
 
 _log = logging.getLogger(__name__)
 _COLLAPSED = 0.3  # share of the first validation's PCK below which training is told to have gone wrong

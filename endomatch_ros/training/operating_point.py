@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from endomatch_ros.matching.similarity import mutual_matches
-from endomatch_ros.training.losses import to_cells
-from endomatch_ros.training.mining import cells_in_view
 from endomatch_ros.training.module import MatcherModule, tolerance
+from endomatch_ros.training.objectives.losses import to_cells
+from endomatch_ros.training.objectives.mining import cells_in_view
 
 LEAST_RIGHT = 100
 """Right matches without which no threshold is chosen: the recall of fewer is known to worse than 5 %."""

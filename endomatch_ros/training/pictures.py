@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from endomatch_ros.training.data import TrainingData
-from endomatch_ros.training.losses import sample_map, to_cells
-from endomatch_ros.training.mining import hardest_in_image
 from endomatch_ros.training.module import MatcherModule, nearest_neighbours, tolerance
+from endomatch_ros.training.objectives.losses import sample_map, to_cells
+from endomatch_ros.training.objectives.mining import hardest_in_image
 
 Image = NDArray[np.uint8]
 

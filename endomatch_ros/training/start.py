@@ -9,11 +9,11 @@ from endomatch_ros.errors import ConfigError
 from endomatch_ros.models import MatcherNetwork, load_model
 from endomatch_ros.models.adapter import Adapter
 from endomatch_ros.models.backbone import build_backbone
-from endomatch_ros.models.checkpoint import read_metadata
+from endomatch_ros.models.checkpoints import read_metadata
 from endomatch_ros.models.config import PRESETS, ModelConfig, preset_config
 from endomatch_ros.models.network import dense_head
 from endomatch_ros.training.config import TrainConfig
-from endomatch_ros.training.objective import ObjectiveConfig
+from endomatch_ros.training.objectives.objective import ObjectiveConfig
 
 _FINE_DIM = 64
 

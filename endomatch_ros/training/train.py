@@ -17,17 +17,17 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from endomatch_ros import __version__
-from endomatch_ros.checkpoint_io import AtomicCheckpointIO, steps_done
 from endomatch_ros.errors import ConfigError
+from endomatch_ros.fitting.checkpoint_io import AtomicCheckpointIO, steps_done
+from endomatch_ros.fitting.progress import Bar, TextProgress
 from endomatch_ros.matching.matcher import resolve_device
 from endomatch_ros.models import save_checkpoint
 from endomatch_ros.training.config import TrainConfig, to_plain
 from endomatch_ros.training.data import TrainingData
 from endomatch_ros.training.module import MatcherModule
-from endomatch_ros.training.objective import ObjectiveConfig
+from endomatch_ros.training.objectives.objective import ObjectiveConfig
 from endomatch_ros.training.operating_point import choose_operating_point
 from endomatch_ros.training.pictures import PictureLog
-from endomatch_ros.training.progress import Bar, TextProgress
 from endomatch_ros.training.start import starting_network, starting_notes
 
 

@@ -19,7 +19,7 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import PointCloud2
 
-from endomatch_ros.ros.messages import stamp_to_ns, unpack_cloud, unpack_values
+from endomatch_ros.ros.messages.clouds import stamp_to_ns, unpack_cloud, unpack_values
 
 OPEN_FRAMES = 3  # between topics the order is not certain, so a few images are open at a time
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from endomatch_ros.data.depth.provider import view_of
 from endomatch_ros.data.frames import Frame
 from endomatch_ros.errors import ConfigError, check_ranges
-from endomatch_ros.matching.mask import highlight_mask
+from endomatch_ros.matching.view import highlight_mask
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from endomatch_ros.data.frames import Frame
 from endomatch_ros.errors import ConfigError, DataError
-from endomatch_ros.matching.mask import view_mask
+from endomatch_ros.matching.view import view_mask
 
 NAMES = ("given", "stereo", "mono", "photometric")
 

@@ -12,7 +12,7 @@ from endomatch_ros.data.depth.provider import view_of
 from endomatch_ros.data.depth.rectification import Rectification
 from endomatch_ros.data.frames import Frame
 from endomatch_ros.errors import ConfigError, DataError, check_ranges
-from endomatch_ros.matching.mask import highlight_mask, view_mask
+from endomatch_ros.matching.view import highlight_mask, view_mask
 
 Array = NDArray[np.float64]
 Image = NDArray[np.uint8]

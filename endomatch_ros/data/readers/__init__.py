@@ -1,0 +1,1 @@
+"""What reads recordings: pictures, videos, bags, SCARED, structure from motion; one module per kind."""

@@ -1,0 +1,1 @@
+"""What every training of the package shares. Nothing that runs online imports this."""

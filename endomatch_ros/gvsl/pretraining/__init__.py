@@ -1,0 +1,1 @@
+"""GVSL pre-training: pairs, damage, the Lightning module, the run."""

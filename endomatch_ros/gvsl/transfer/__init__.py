@@ -1,0 +1,1 @@
+"""What pre-training is worth for segmentation from few labels."""

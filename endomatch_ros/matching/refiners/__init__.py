@@ -1,0 +1,1 @@
+"""Refinement: from coarse matches on the descriptor grid to targets in source pixels."""

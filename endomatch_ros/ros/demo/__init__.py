@@ -1,0 +1,1 @@
+"""Cameras and listeners around the node: publisher, recorder, replay and the demo made of them."""

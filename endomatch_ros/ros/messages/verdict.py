@@ -1,0 +1,112 @@
+"""What ``~/epipolar_error`` says: the figures of a pair, and whether they are good enough."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from builtin_interfaces.msg import Time
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from numpy.typing import NDArray
+
+from endomatch_ros.ros.messages.clouds import NANOSECONDS, make_status
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When ``~/epipolar_error`` turns from OK to WARN or ERROR.
+
+    Attributes:
+        warn_median_px, error_median_px: median epipolar error above which the level is WARN or ERROR.
+        min_matches: fewer matches are an ERROR.
+        min_inlier_ratio: a smaller share (0 to 1) of inliers is a WARN.
+    """
+
+    warn_median_px: float = 1.5
+    error_median_px: float = 5.0
+    min_matches: int = 30
+    min_inlier_ratio: float = 0.5
+
+
+def error_values(
+    matches: Any, error: NDArray[np.float64], inliers: NDArray[np.bool_], model: str, matrix: NDArray[np.float64] | None
+) -> dict[str, Any]:
+    """The figures of ``~/epipolar_error`` (see the package's documentation for each).
+
+    ``mean_px``, ``median_px``, ``p95_px`` and ``rms_px`` are over all matches whose error is defined, outliers too, so
+    that they do not follow the inlier threshold; NaN if there is none. ``reference_stamp`` is in seconds.
+    """
+    known = error[np.isfinite(error)]
+    count = len(matches)
+    figures: dict[str, Any] = {
+        "matches": count,
+        "inliers": int(inliers.sum()),
+        "inlier_ratio": float(inliers.mean()) if count else 0.0,
+        "mean_px": float(known.mean()) if len(known) else np.nan,
+        "median_px": float(np.median(known)) if len(known) else np.nan,
+        "p95_px": float(np.percentile(known, 95)) if len(known) else np.nan,
+        "rms_px": float(np.sqrt(np.mean(known**2))) if len(known) else np.nan,
+        "coverage": float(matches.coverage),
+        "model": model,
+        "matrix": [] if matrix is None else [float(value) for value in matrix.ravel()],
+        "reference_stamp": _seconds(matches.stamp0),
+    }
+    return figures
+
+
+def failure_values() -> dict[str, Any]:
+    """The same keys as :func:`error_values` where no matching took place."""
+    figures = dict.fromkeys(("mean_px", "median_px", "p95_px", "rms_px"), np.nan)
+    return {
+        "matches": 0,
+        "inliers": 0,
+        "inlier_ratio": 0.0,
+        **figures,
+        "coverage": 0.0,
+        "model": "none",
+        "matrix": [],
+        "reference_stamp": "",
+    }
+
+
+def judge(figures: Mapping[str, Any], limits: Limits, reason: str = "", still: bool = False) -> tuple[bytes, str]:
+    """Level and message of ``~/epipolar_error``.
+
+    Args:
+        figures: from :func:`error_values`.
+        limits: the thresholds.
+        reason: why no geometry was estimated, when ``model`` is ``none``.
+        still: the matches hardly move: then a missing geometry is a WARN, for a scope at rest is no fault.
+
+    Returns:
+        ``(DiagnosticStatus level, message that says why)``.
+    """
+    matches, ratio, median = figures["matches"], figures["inlier_ratio"], figures["median_px"]
+    error, warn = DiagnosticStatus.ERROR, DiagnosticStatus.WARN
+    if matches < limits.min_matches:
+        return error, f"{matches} matches, fewer than min_matches {limits.min_matches}"
+    if figures["model"] == "none":
+        return warn if still else error, f"no epipolar geometry: {reason}"
+    if not median <= limits.error_median_px:
+        return error, f"median epipolar error {median:.2f} px is above error_median_px {limits.error_median_px:g}"
+    if median > limits.warn_median_px:
+        return warn, f"median epipolar error {median:.2f} px is above warn_median_px {limits.warn_median_px:g}"
+    if ratio < limits.min_inlier_ratio:
+        return warn, f"inlier ratio {ratio:.2f} is below min_inlier_ratio {limits.min_inlier_ratio:g}"
+    return DiagnosticStatus.OK, f"{matches} matches, median epipolar error {median:.2f} px, {ratio:.0%} inliers"
+
+
+def pack_error(
+    figures: Mapping[str, Any], level: bytes, message: str, stamp: Time, frame_id: str, name: str, hardware_id: str
+) -> DiagnosticArray:
+    """Make the ``~/epipolar_error`` message: one status with every figure as text, floats with full precision."""
+    status = make_status(name, level, message, hardware_id, figures)
+    array = DiagnosticArray(status=[status])
+    array.header.stamp, array.header.frame_id = stamp, frame_id
+    return array
+
+
+def _seconds(nanoseconds: int) -> str:
+    return f"{nanoseconds // NANOSECONDS}.{nanoseconds % NANOSECONDS:09d}"

@@ -1,0 +1,1 @@
+"""What tests share: small recordings, volumes, models, and a bench around the node."""
