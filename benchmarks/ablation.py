@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 
 from endomatch_ros.data.sources import open_sequence
-from endomatch_ros.evaluation.methods.registry import NamedMethod
+from endomatch_ros.evaluation.methods.interface import NamedMethod
 from endomatch_ros.evaluation.run import evaluate
 from endomatch_ros.evaluation.score import summarise
 from endomatch_ros.matching import Matcher

@@ -27,7 +27,7 @@ import torch
 
 from endomatch_ros.data.frames import FrameSequence
 from endomatch_ros.data.sources import open_sequence
-from endomatch_ros.evaluation.methods.registry import NamedMethod
+from endomatch_ros.evaluation.methods.interface import NamedMethod
 from endomatch_ros.evaluation.run import evaluate, pairs_with_gap
 from endomatch_ros.evaluation.score import summarise
 from endomatch_ros.evaluation.truth import pair_truth

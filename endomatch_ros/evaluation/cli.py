@@ -9,17 +9,18 @@ from dataclasses import fields
 from pathlib import Path
 
 from endomatch_ros.data.sources import KINDS, add_source_arguments, source_options
-from endomatch_ros.evaluation.methods.baselines import BASELINES
-from endomatch_ros.evaluation.methods.learned import LEARNED
-from endomatch_ros.evaluation.methods.registry import usable_methods
+from endomatch_ros.evaluation.methods.registry import METHODS, usable_methods
 from endomatch_ros.evaluation.protocols import PROTOCOLS
 from endomatch_ros.evaluation.run import run_evaluation
 from endomatch_ros.matching import MatcherConfig
 
 _SETTINGS = ", ".join(field.name for field in fields(MatcherConfig))
+_PLAIN, _LEARNED = (
+    ", ".join(name for name, entry in METHODS.items() if entry.by_default is by_default) for by_default in (True, False)
+)
 _METHODS = (
-    f"METHOD is endomatch, one of {', '.join(BASELINES)}, or a learned one, which needs kornia and weights: "
-    f"{', '.join(LEARNED)}, with :PATH where the weights are not in torch hub's cache. Several models or settings in "
+    f"METHOD is one of {_PLAIN}, or a learned one, which needs kornia and weights: "
+    f"{_LEARNED}, with :PATH where the weights are not in torch hub's cache. Several models or settings in "
     "one run: endomatch:[MODEL][,SETTING=VALUE]..., MODEL a preset or a .safetensors file (left out: --model), SETTING "
     f"one of {_SETTINGS}."
 )

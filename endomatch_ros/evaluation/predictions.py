@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from endomatch_ros.data.frames import Frame
 from endomatch_ros.errors import ConfigError, DataError
-from endomatch_ros.evaluation.methods.registry import NamedMethod
+from endomatch_ros.evaluation.methods.interface import NamedMethod
 from endomatch_ros.matching.types import Matches
 from endomatch_ros.matching.view import without_rim
 

@@ -20,7 +20,8 @@ from endomatch_ros import __version__
 from endomatch_ros.data.frames import Frame, FrameSequence
 from endomatch_ros.data.sources import DEFAULTS, SourceOptions, open_sources
 from endomatch_ros.errors import ConfigError, DataError, ImageError
-from endomatch_ros.evaluation.methods.registry import NamedMethod, named_methods
+from endomatch_ros.evaluation.methods.interface import NamedMethod
+from endomatch_ros.evaluation.methods.registry import named_methods
 from endomatch_ros.evaluation.plots import write_curves, write_overlays
 from endomatch_ros.evaluation.predictions import Predictor, View
 from endomatch_ros.evaluation.report import Row, print_table, write_report

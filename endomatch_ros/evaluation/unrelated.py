@@ -14,7 +14,7 @@ from endomatch_ros.data.frames import FrameSequence
 from endomatch_ros.data.readers.scared import ScaredKeyframe
 from endomatch_ros.data.sources import origin
 from endomatch_ros.errors import ConfigError, DataError, ImageError
-from endomatch_ros.evaluation.methods.registry import NamedMethod
+from endomatch_ros.evaluation.methods.interface import NamedMethod
 from endomatch_ros.evaluation.predictions import Predictor, View
 from endomatch_ros.geometry.robust import estimate_epipolar
 

@@ -12,7 +12,7 @@ import pytest
 from endomatch_ros.data.frames import Frame
 from endomatch_ros.errors import ConfigError
 from endomatch_ros.evaluation import predictions
-from endomatch_ros.evaluation.methods.registry import NamedMethod
+from endomatch_ros.evaluation.methods.interface import NamedMethod
 from endomatch_ros.evaluation.predictions import Predictor, View
 from endomatch_ros.matching.types import Matches
 from endomatch_ros.matching.view import without_rim

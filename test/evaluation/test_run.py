@@ -20,7 +20,7 @@ from endomatch_ros.data.synthetic import SceneConfig, SyntheticEndoscope, Synthe
 from endomatch_ros.errors import ConfigError, DataError
 from endomatch_ros.evaluation import run
 from endomatch_ros.evaluation.methods.baselines import BASELINES, identity
-from endomatch_ros.evaluation.methods.registry import NamedMethod
+from endomatch_ros.evaluation.methods.interface import NamedMethod
 from endomatch_ros.evaluation.predictions import Predictor
 from endomatch_ros.evaluation.report import NOTES, markdown, print_table, write_report
 from endomatch_ros.evaluation.run import evaluate, pairs_with_gap, run_evaluation

@@ -17,8 +17,8 @@ from endomatch_ros.data.readers.scared import ScaredKeyframe
 from endomatch_ros.data.sources import SubSequence
 from endomatch_ros.errors import ConfigError, DataError
 from endomatch_ros.evaluation.methods.baselines import identity, sift
+from endomatch_ros.evaluation.methods.interface import NamedMethod
 from endomatch_ros.evaluation.methods.lucas_kanade import klt
-from endomatch_ros.evaluation.methods.registry import NamedMethod
 from endomatch_ros.evaluation.predictions import Predictor
 from endomatch_ros.evaluation.unrelated import MIN_INLIERS, measure_unrelated, plan_unrelated, unrelated_pairs
 from endomatch_ros.geometry.camera import Camera

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from endomatch_ros.errors import ConfigError
 from endomatch_ros.evaluation.methods.interface import (
+    Entry,
     Image,
     Mask,
     Method,
@@ -25,6 +26,7 @@ from endomatch_ros.evaluation.methods.interface import (
     grey,
     matches_of,
     opencv_mask,
+    plain_entry,
 )
 from endomatch_ros.evaluation.methods.lucas_kanade import corners, klt, klt_normalised
 from endomatch_ros.matching.types import Matches
@@ -82,6 +84,7 @@ BASELINES: dict[str, Method] = {
     "sift": sift,
 }
 """The baselines by name."""
+ENTRIES: tuple[Entry, ...] = tuple(plain_entry(name, method) for name, method in BASELINES.items())
 
 
 def _akaze_maker() -> Callable[..., cv2.Feature2D]:

@@ -3,23 +3,99 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from endomatch_ros.errors import ImageError
+from endomatch_ros.evaluation.provenance import code_digest
 from endomatch_ros.geometry.coverage import coverage
 from endomatch_ros.matching.types import Matches
 from endomatch_ros.matching.view import lookup
 
 OURS = "endomatch"
 """Name of this package's own method."""
+_NOTHING = np.zeros((64, 64, 3), np.uint8)
 
 Image = NDArray[np.uint8]
 Mask = NDArray[np.bool_] | None
 Method = Callable[[Image, Image, Mask, Mask], Matches]
 """Two RGB uint8 images ``(H, W, 3)`` and their views ``(H, W)`` bool (None: everything) to their matches."""
+
+
+@dataclass(frozen=True, eq=False)
+class NamedMethod:
+    """A method of an evaluation, ready to match.
+
+    Attributes:
+        name: in the tables.
+        call: function of (image0, image1, mask0, mask1).
+        identity: changes with whatever its answers depend on: code, versions of libraries, weights, settings, device;
+            None if that is not known: its answers are then never kept.
+        about: facts for the report.
+    """
+
+    name: str
+    call: Method
+    identity: str | None = None
+    about: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asks of a method.
+
+    Attributes:
+        name: as it was written: ``sift``, ``loftr:PATH``, ``endomatch:MODEL,SETTING=VALUE``.
+        model: preset or checkpoint of ``endomatch``, where the name says none.
+        device: of methods that run on one.
+        backbone_weights: of ``endomatch``, for models that do not carry them.
+    """
+
+    name: str
+    model: str = "embedded"
+    device: str = "auto"
+    backbone_weights: Path | None = None
+
+    @property
+    def arguments(self) -> str:
+        """What the name says behind its colon; empty: nothing."""
+        return self.name.partition(":")[2]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A method in the registry.
+
+    Attributes:
+        name: what a user calls it.
+        make: makes it ready; raises ConfigError or CheckpointError for what the user asks.
+        check: raises ConfigError where it cannot run on this machine, whatever is asked.
+        takes_arguments: a name may go on with ``:ARGUMENTS``.
+        by_default: part of an evaluation that names no methods, where it can run.
+    """
+
+    name: str
+    make: Callable[[Request], NamedMethod]
+    check: Callable[[], None] = lambda: None
+    takes_arguments: bool = False
+    by_default: bool = True
+
+
+def plain_entry(name: str, method: Method) -> Entry:
+    """The entry of a method that is a function without weights or settings: its code and its libraries identify it."""
+
+    def make(request: Request) -> NamedMethod:
+        return NamedMethod(name, method, f"{name} {code_digest(method.__module__)}")
+
+    def check() -> None:
+        method(_NOTHING, _NOTHING, None, None)  # one that cannot run here says so now, not after hours
+
+    return Entry(name, make, check)
 
 
 def matches_of(

@@ -8,6 +8,7 @@ image; keypoints outside the views are left out before the strongest are chosen,
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -21,8 +22,9 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from endomatch_ros.device import device_name
 from endomatch_ros.errors import CheckpointError, ConfigError
-from endomatch_ros.evaluation.methods.interface import Image, Mask, grey, matches_of
+from endomatch_ros.evaluation.methods.interface import Entry, Image, Mask, NamedMethod, Request, grey, matches_of
 from endomatch_ros.evaluation.methods.kornia_networks import (
     Aliked,
     Disk,
@@ -32,6 +34,7 @@ from endomatch_ros.evaluation.methods.kornia_networks import (
     Sparse,
     XFeat,
 )
+from endomatch_ros.evaluation.provenance import code_digest
 from endomatch_ros.matching.matcher import resolve_device
 from endomatch_ros.matching.types import Matches
 from endomatch_ros.matching.view import check_image, check_mask
@@ -180,6 +183,17 @@ def learned_method(name: str, weights: Path | None = None, device: str = "auto")
     }
     about = {"name": name, "weights": digests, "device": chosen, "kornia": version}
     return LearnedMethod(recipe.assemble(*networks), recipe, chosen, about)
+
+
+def make(request: Request) -> NamedMethod:
+    """The learned method that a user asks for; arguments and errors are those of :func:`learned_method`."""
+    weights = Path(request.arguments) if request.arguments else None
+    method = learned_method(request.name.partition(":")[0], weights, request.device)
+    parts = [code_digest(__name__), method.about, device_name(method.about["device"])]
+    return NamedMethod(request.name, method, json.dumps(parts, sort_keys=True), method.about)
+
+
+ENTRIES: tuple[Entry, ...] = tuple(Entry(name, make, takes_arguments=True, by_default=False) for name in LEARNED)
 
 
 def network_size(width: int, height: int, long_side: int, multiple: int) -> tuple[int, int]:

@@ -9,15 +9,19 @@ import sys
 from dataclasses import fields, replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
+from endomatch_ros.device import device_name
 from endomatch_ros.errors import CheckpointError, ConfigError
 from endomatch_ros.evaluation import provenance
-from endomatch_ros.evaluation.methods import registry as methods
+from endomatch_ros.evaluation.methods import interface, learned, ours
 from endomatch_ros.evaluation.methods.baselines import BASELINES
-from endomatch_ros.evaluation.methods.registry import named_methods, parse_matcher, usable_methods
+from endomatch_ros.evaluation.methods.interface import plain_entry
+from endomatch_ros.evaluation.methods.ours import parse_matcher
+from endomatch_ros.evaluation.methods.registry import METHODS, named_methods, usable_methods
 from endomatch_ros.evaluation.provenance import code_digest, dependencies
 from endomatch_ros.matching import MatcherConfig
 from endomatch_ros.models import MatcherNetwork, ModelConfig, ModelInfo, save_checkpoint
@@ -152,9 +156,9 @@ def test_identity_follows_weights_that_the_checkpoint_does_not_hold(monkeypatch:
 
 def test_identity_follows_the_gpu(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"card {device.index}")
-    assert [methods._machine_of(device) for device in ("cpu", "cuda:0", "cuda:1")] == ["cpu", "card 0", "card 1"]
+    assert [device_name(device) for device in ("cpu", "cuda:0", "cuda:1")] == ["cpu", "card 0", "card 1"]
     first = identity("endomatch", model=str(model))
-    monkeypatch.setattr(methods, "_machine_of", lambda _: "card 0")
+    monkeypatch.setattr(ours, "device_name", lambda _: "card 0")
     assert identity("endomatch", model=str(model)) != first
 
 
@@ -175,7 +179,7 @@ class Learned:
 
 
 def test_learned_methods_take_the_path_of_their_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(methods, "learned_method", Learned)
+    monkeypatch.setattr(learned, "learned_method", Learned)
     names = ["loftr", "loftr:some/where/weights.ckpt", "xfeat:folder"]
     found = named_methods(names, device="cpu")
     assert [method.name for method in found] == ["loftr", "loftr:where/weights.ckpt", "xfeat:folder"]
@@ -188,10 +192,51 @@ def test_learned_methods_take_the_path_of_their_weights(monkeypatch: pytest.Monk
     assert found[1].about == found[1].call.about
     again = named_methods(["loftr"], device="auto")[0].identity
     assert again == found[0].identity
-    monkeypatch.setattr(methods, "_machine_of", lambda _: "card 0")
+    monkeypatch.setattr(learned, "device_name", lambda _: "card 0")
     assert named_methods(["loftr"])[0].identity != again
-    monkeypatch.setattr(methods, "code_digest", lambda _: "other code")
+    monkeypatch.setattr(interface, "code_digest", lambda _: "other code")
     assert named_methods(["klt"])[0].identity == "klt other code"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_of_the_registry_keeps_the_interface(name: str) -> None:
+    """A texture moved by (6, 4) px, with a view that leaves its left side out; networks without weights say so."""
+    entry = METHODS[name]
+    assert entry.name == name
+    if not entry.by_default:
+        with pytest.raises((CheckpointError, ConfigError), match=name):
+            named_methods([f"{name}:/no/such/weights"], device="cpu")
+        return
+    noise = np.random.default_rng(0).integers(0, 255, (60, 80, 3), np.uint8)
+    whole = cv2.resize(noise, (320, 240), interpolation=cv2.INTER_CUBIC)
+    images = whole[8:232, 8:308], np.ascontiguousarray(whole[4:228, 2:302])
+    view = np.ones((224, 300), bool)
+    view[:, :100] = False
+    (method,) = named_methods([name], device="cpu")
+    matches = method.call(images[0], images[1], view, view)
+    assert len(matches) > 50
+    assert matches.keypoints0.dtype == matches.keypoints1.dtype == matches.similarity.dtype == np.float32
+    assert matches.size0 == matches.size1 == (300, 224)
+    for points in (matches.keypoints0, matches.keypoints1):
+        assert (points >= (99.5, -0.5)).all()
+        assert (points <= (299.5, 223.5)).all()
+    assert (np.abs(matches.similarity) <= 1).all()
+    motion = np.median(matches.keypoints1 - matches.keypoints0, axis=0)
+    assert motion == pytest.approx((0, 0) if name == "identity" else (6, 4), abs=0.3)
+    again = method.call(images[0], images[1], view, view)
+    assert np.array_equal(again.keypoints1, matches.keypoints1)
+    assert method.identity
+
+
+def test_a_new_method_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METHODS, "mine", plain_entry("mine", BASELINES["identity"]))
+    assert usable_methods()[-1] == "mine"
+    (found,) = named_methods(["mine"])
+    assert found.name == "mine"
+    assert found.identity.startswith("mine ")
+    assert named_methods(["identity"])[0].identity != found.identity
+    with pytest.raises(ConfigError, match="no method 'mine:x'"):
+        named_methods(["mine:x"])
 
 
 def test_a_method_that_cannot_run_here_is_left_out_or_refused(
@@ -200,7 +245,7 @@ def test_a_method_that_cannot_run_here_is_left_out_or_refused(
     def broken(*_: object) -> None:
         raise ConfigError("method 'broken' needs a library")
 
-    monkeypatch.setitem(BASELINES, "broken", broken)
+    monkeypatch.setitem(METHODS, "broken", plain_entry("broken", broken))
     assert "broken" not in usable_methods()
     assert "needs a library" in caplog.text
     with pytest.raises(ConfigError, match="needs a library"):
@@ -255,12 +300,18 @@ def test_identity_follows_every_line_of_code_that_matters(copied: Path) -> None:
         file.write_bytes(before)
         return changed
 
-    for path in ("matching/matcher", "matching/refinement", "matching/flow_field", "models/network", "models/__init__"):
+    for path in (
+        "matching/matcher",
+        "matching/refiners/photometric",
+        "matching/refiners/flow_field",
+        "models/network",
+        "models/__init__",
+    ):
         assert edited(f"{path}.py") == (True, False), path
     for path in ("matching/types", "geometry/coverage", "errors"):
         assert edited(f"{path}.py") == (True, True), path
-    assert edited("evaluation/baselines.py") == (False, True)
-    assert edited("ros/node.py") == edited("evaluation/metrics.py") == edited("data/video.py") == (False, False)
+    assert edited("evaluation/methods/baselines.py") == (False, True)
+    assert edited("ros/node.py") == edited("evaluation/metrics.py") == edited("data/readers/video.py") == (False, False)
 
 
 def test_a_module_that_is_imported_anew_counts_at_once(copied: Path) -> None:

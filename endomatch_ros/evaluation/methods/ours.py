@@ -1,0 +1,62 @@
+"""The matcher of this package as a method of the evaluation: ``endomatch[:[MODEL][,SETTING=VALUE]…]``."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from endomatch_ros.device import device_name
+from endomatch_ros.errors import ConfigError
+from endomatch_ros.evaluation.methods.interface import OURS, Entry, NamedMethod, Request
+from endomatch_ros.evaluation.provenance import code_digest
+from endomatch_ros.matching import Matcher, MatcherConfig
+from endomatch_ros.models.checkpoints import state_digest
+
+_SETTING = re.compile(r"\w+=.*")
+_READERS: dict[type, tuple[Callable[[str], Any], str]] = {
+    bool: (lambda text: {"true": True, "false": False}[text.lower()], "true or false"),
+    int: (int, "a whole number"),
+    float: (float, "a number"),
+    str: (str, "text"),
+}
+
+
+def parse_matcher(name: str) -> tuple[str, dict[str, str]]:
+    """Model (empty: not said) and settings, as text, of ``endomatch[:[MODEL][,SETTING=VALUE]…]``."""
+    parts = name.partition(":")[2].split(",")
+    count = len(parts)
+    while count and _SETTING.fullmatch(parts[count - 1]):
+        count -= 1
+    settings = dict(part.split("=", 1) for part in parts[count:])
+    return ",".join(parts[:count]), settings
+
+
+def make(request: Request) -> NamedMethod:
+    """The matcher that a user asks for; raises ConfigError for settings it refuses, CheckpointError for weights."""
+    own, settings = parse_matcher(request.name)
+    typed = _typed(request.name, settings)
+    matcher = Matcher.from_pretrained(own or request.model, request.device, request.backbone_weights, **typed)
+    parts = [OURS, code_digest(Matcher.__module__), device_name(matcher.info.device), asdict(matcher.config)]
+    # The network's own digest: the file's leaves out a backbone that comes from elsewhere.
+    parts += [state_digest(matcher.network), matcher.network.config.to_dict()]
+    facts = asdict(matcher.info) | asdict(matcher.config)
+    return NamedMethod(request.name, matcher.match, json.dumps(parts, sort_keys=True), facts)
+
+
+def _typed(name: str, settings: dict[str, str]) -> dict[str, Any]:
+    """Settings with the types of :class:`MatcherConfig`; unknown ones are left to it to refuse."""
+    out: dict[str, Any] = {}
+    for setting, text in settings.items():
+        kind = type(getattr(MatcherConfig(), setting, ""))
+        read, wanted = _READERS[kind]
+        try:
+            out[setting] = read(text)
+        except (KeyError, ValueError) as error:
+            raise ConfigError(f"method {name!r}: {setting} is {text!r}; it must be {wanted}") from error
+    return out
+
+
+ENTRY = Entry(OURS, make, takes_arguments=True)
