@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -73,7 +74,7 @@ class Channel:
                 kind,
                 topic,
                 callback,
-                INPUT_QOS,
+                copy.copy(INPUT_QOS),  # rclpy writes overrides into what it is given
                 event_callbacks=events,
                 qos_overriding_options=QoSOverridingOptions(OVERRIDABLE),
             )

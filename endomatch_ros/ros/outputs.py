@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -103,8 +104,9 @@ class Outputs:
         self._publishers.clear()
 
     def _publisher(self, kind: type, topic: str) -> LifecyclePublisher[Any]:
+        qos = copy.copy(OUTPUT_QOS)  # rclpy writes overrides into what it is given
         publisher: LifecyclePublisher[Any] = self._node.create_lifecycle_publisher(
-            kind, self._folder + topic, OUTPUT_QOS, qos_overriding_options=QoSOverridingOptions(OVERRIDABLE)
+            kind, self._folder + topic, qos, qos_overriding_options=QoSOverridingOptions(OVERRIDABLE)
         )
         self._publishers.append(publisher)
         return publisher

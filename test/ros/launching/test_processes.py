@@ -100,6 +100,8 @@ def test_qos_override_is_used_and_an_incompatible_publisher_is_logged(offered, a
         publisher = node.create_publisher(Image, "/other/image_raw", QoSProfile(depth=1, reliability=offered))
         (info,) = wait_until(lambda: node.get_subscriptions_info_by_topic("/other/image_raw"), "the subscription")
         assert info.qos_profile.reliability == RELIABLE
+        (other,) = wait_until(lambda: node.get_subscriptions_info_by_topic("/other/camera_info"), "the subscription")
+        assert other.qos_profile.reliability == BEST_EFFORT  # an override is one topic's
         if arrives:
             wait_until(publisher.get_subscription_count, "the match")
         else:
