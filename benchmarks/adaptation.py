@@ -18,12 +18,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import torch
+from machine import machine
 
 from endomatch_ros.data.frames import FrameSequence
 from endomatch_ros.data.sources import open_sequence
@@ -146,12 +145,6 @@ def markdown(table: list[dict[str, object]]) -> str:
         ]
         lines.append(f"| {row['refinement']} | {row['gap']} | {row['when']} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
-
-
-def machine() -> dict[str, str]:
-    """What a reader of the figures needs to know."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    return {"torch": torch.__version__, "platform": platform.platform(), "commit": commit.stdout.strip()}
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from latency import machine, percentiles
+from latency import percentiles
+from machine import machine
 
 from endomatch_ros.data.synthetic import SceneConfig, SyntheticEndoscope
 from endomatch_ros.matching import Matcher, StreamMatcher
@@ -45,7 +46,7 @@ def main() -> None:
         "frames": args.frames,
         "milliseconds": {name: percentiles(values) for name, values in times.items()},
         "together_to_one_by_one": float(np.median(np.array(times["network, together"]) / times["network, one by one"])),
-        "machine": machine(matcher),
+        "machine": machine(str(matcher.device), model=matcher.info.sha256[:12]),
     }
     for name, values in report["milliseconds"].items():
         print(f"{name:24} p50 {values['p50']:8.1f}   p95 {values['p95']:8.1f}   p99 {values['p99']:8.1f} ms")

@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
-import subprocess
 import time
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
+from machine import machine
 
 from endomatch_ros.data.synthetic import SceneConfig, SyntheticEndoscope
 from endomatch_ros.evaluation.methods.baselines import BASELINES
@@ -52,7 +51,7 @@ def main() -> None:
         "milliseconds": {name: percentiles(values) for name, values in times.items()},
         "stages": {name: percentiles(values) for name, values in stages.items()},
         "ratio_to": {p: float(np.median(np.array(times["endomatch"]) / times[p])) for p in PEERS},
-        "machine": machine(matcher),
+        "machine": machine(str(matcher.device), opencv=cv2.__version__, model=matcher.info.sha256[:12]),
     }
     for name, values in {**report["milliseconds"], **{f"  {k}": v for k, v in report["stages"].items()}}.items():
         print(f"{name:16} p50 {values['p50']:8.1f}   p95 {values['p95']:8.1f}   p99 {values['p99']:8.1f} ms")
@@ -91,22 +90,6 @@ def measure(matcher: Matcher, images: list[np.ndarray]) -> tuple[dict[str, list[
 def percentiles(values: list[float]) -> dict[str, float]:
     """p50, p95 and p99."""
     return {f"p{q}": round(float(np.percentile(values, q)), 2) for q in (50, 95, 99)}
-
-
-def machine(matcher: Matcher) -> dict[str, object]:
-    """What the figures were measured on."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    cuda = matcher.device.type == "cuda"
-    return {
-        "device": torch.cuda.get_device_name()
-        if cuda
-        else f"{platform.machine()} CPU, {torch.get_num_threads()} threads",
-        "torch": torch.__version__,
-        "opencv": cv2.__version__,
-        "model": matcher.info.sha256[:12],
-        "commit": commit,
-        "date": time.strftime("%Y-%m-%d"),
-    }
 
 
 if __name__ == "__main__":

@@ -19,9 +19,6 @@ import argparse
 import copy
 import json
 import os
-import platform
-import subprocess
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +28,7 @@ os.environ.setdefault("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", "1")  # read when 
 import numpy as np
 import SimpleITK as sitk  # noqa: N813 - its documentation's name
 import torch
+from machine import machine
 
 from endomatch_ros.gvsl import checkpoint as checkpoints
 from endomatch_ros.gvsl.config import preset_config
@@ -72,7 +70,12 @@ def main() -> None:
         own = replace(config, size=_SMALLEST) if name.startswith(_CLASSICAL) else config
         results[name] = summarise(pairs.score_all(Registrar(field, own)))
         print(f"{name:32} " + "  ".join(f"{key} {results[name][key]:.4f}" for key in _SHOWN), flush=True)
-    report = {"part": args.split, "checkpoint": args.checkpoint, "methods": results, "machine": machine()}
+    report = {
+        "part": args.split,
+        "checkpoint": args.checkpoint,
+        "methods": results,
+        "machine": machine(SimpleITK=sitk.Version().VersionString()),
+    }
     if args.json:
         args.json.write_text(json.dumps(report, indent=2) + "\n")
 
@@ -212,18 +215,6 @@ CLASSICAL: dict[str, Callable[[sitk.Image, sitk.Image], sitk.Transform]] = {
     },
 }
 CHOSEN = ("affine", "B-spline 5³ (correlation)", "demons σ 1.0, 100 steps")
-
-
-def machine() -> dict[str, str]:
-    """What the figures were measured on."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    return {
-        "device": f"{platform.machine()} CPU, 1 thread",
-        "torch": torch.__version__,
-        "SimpleITK": sitk.Version().VersionString(),
-        "commit": commit,
-        "date": time.strftime("%Y-%m-%d"),
-    }
 
 
 if __name__ == "__main__":

@@ -12,15 +12,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import subprocess
 import time
 from pathlib import Path
 
 import lightning
 import numpy as np
 import torch
+from machine import machine
 
 from endomatch_ros.matching.matcher import resolve_device
 from endomatch_ros.training import cli
@@ -43,7 +41,11 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("options", nargs="*", help="of endomatch train, behind --")
     args = parser.parse_args()
-    report = {"data": args.data, "options": args.options, "machine": machine()}
+    report = {
+        "data": args.data,
+        "options": args.options,
+        "machine": machine("cuda" if torch.cuda.is_available() else "cpu"),
+    }
     for name, workers in (("in_turn", 0), ("overlapped", args.workers)):
         options = ["--data", args.data, "--output=unused", f"--workers={workers}", *args.options]
         config, _ = cli.parse([*options, f"--max-steps={args.steps + WARM_UP}"])
@@ -108,19 +110,6 @@ def print_table(name: str, result: dict[str, object]) -> None:
         f"  step p50 {step['p50']:.0f}, p95 {step['p95']:.0f}, p99 {step['p99']:.0f} ms with {result['batch_size']} "
         f"pairs; {result['pairs_per_second']:.2f} pairs/s, {result['workers']} workers"
     )
-
-
-def machine() -> dict[str, object]:
-    """What a reader of the figures needs to know."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    return {
-        "torch": torch.__version__,
-        "platform": platform.platform(),
-        "cores": os.cpu_count(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "commit": commit.stdout.strip(),
-        "date": time.strftime("%Y-%m-%d"),
-    }
 
 
 if __name__ == "__main__":
