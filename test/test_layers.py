@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 
 import pytest
 from conftest import ROOT
@@ -27,9 +28,12 @@ ONLINE = ("geometry", "models", "matching", "drawing", "data", "ros")
 OFFLINE = ("fitting", "gvsl", "training")
 
 
-def imports(file):
-    """Dotted names of what a module imports anywhere, of ``from a import b`` ``a.b``, too."""
-    for node in ast.walk(ast.parse(file.read_text())):
+def imports(file, types=True):
+    """Dotted names of what a module imports, of ``from a import b`` ``a.b``; without ``types`` not for types alone."""
+    tree = ast.parse(file.read_text())
+    checking = [node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)]
+    for_types = set() if types else {inner for node in checking for inner in ast.walk(node)}
+    for node in set(ast.walk(tree)) - for_types:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -47,6 +51,18 @@ def test_imports_go_downward(file):
             assert RANK[target] <= RANK[own], f"{own} imports {name} from above"
             assert not (own in ONLINE and target in OFFLINE), f"{own} runs online and imports {name}"
         assert top not in ("rclpy", "launch_ros") or own == "ros", f"{own} imports {name}"
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    modules = {".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file for file in FILES}
+
+    def home(name):  # of a function or class the module that holds it
+        return name if name in modules else name.rpartition(".")[0]
+
+    graph = {
+        name: {home(other) for other in imports(file, types=False)} & modules.keys() for name, file in modules.items()
+    }
+    list(TopologicalSorter({name: others - {name} for name, others in graph.items()}).static_order())
 
 
 def test_every_module_has_a_layer():

@@ -161,16 +161,10 @@ def run_evaluation(
     others = measure_unrelated(sequences, pairs, chosen, predictor) if pairs else []
     print_table(rows, unrelated=others)
     if output is not None:
-        about = {
-            **(facts or {}),
-            "data": names,
-            "frames": frames or "all",
-            "max_pairs": max_pairs,
-            "left out": left_out,
-        }
-        about |= {"predictions": predictor.describe(), **_versions(), **{m.name: m.about for m in chosen if m.about}}
+        asked = {"data": names, "frames": frames or "all", "max_pairs": max_pairs, "left out": left_out}
+        known = {"predictions": predictor.describe(), **_versions(), **{m.name: m.about for m in chosen if m.about}}
         pictures = [*write_curves(output, rows), *write_overlays(output, scored)]
-        write_report(output, rows, about, others, pictures)
+        write_report(output, rows, {**(facts or {}), **asked, **known}, others, pictures)
     return rows
 
 
