@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 from collections.abc import Iterator
@@ -25,8 +26,10 @@ SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".m4v", ".webm", ".wmv", ".mpg", ".m
 _STREAM = 32  # frames: decoding this many to get forward is cheaper than a seek
 _SAME_MS = 0.1  # times closer than this are those of one frame
 _log = logging.getLogger(__name__)
-# A forked process must not close its parent's decoder: it would wait for threads that it does not have.
+# A forked process must not close its parent's decoders, it would wait for threads that it does not have: neither one
+# that it replaces, nor one that the parent had done with and left to the garbage collector.
 _of_parents: list[cv2.VideoCapture] = []
+os.register_at_fork(after_in_child=gc.freeze)
 
 
 class VideoReader:

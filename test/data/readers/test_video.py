@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import pickle
 import random
@@ -203,6 +204,25 @@ def test_stereo_halves(layout: str, tmp_path: Path) -> None:
     assert frame.partner is not None
     assert frame.partner.image.mean() == pytest.approx(50, abs=3)
     np.testing.assert_array_equal(frame.partner.pose, pose)
+
+
+def test_a_forked_process_leaves_the_decoders_of_its_parent_alone(clip: Path) -> None:
+    """A decoder in the parent's garbage has threads that the child does not have: it must not be collected there."""
+    gc.collect()
+    gc.disable()
+    try:
+        left = [VideoFile(clip)]
+        assert left[0][COUNT - 1].image is not None
+        left.append(left)
+        del left
+        child = multiprocessing.get_context("fork").Process(target=gc.collect)
+        child.start()
+        child.join(20)
+        ended = child.exitcode
+        child.kill()
+    finally:
+        gc.enable()
+    assert ended == 0
 
 
 def test_a_picture_that_has_no_halves_is_an_error() -> None:
