@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,16 +20,11 @@ from endomatch_ros.evaluation.methods.learned import LEARNED, LearnedMethod, lea
 from endomatch_ros.evaluation.provenance import code_digest
 from endomatch_ros.matching import Matcher, MatcherConfig
 from endomatch_ros.models.checkpoints import state_digest
+from endomatch_ros.settings import Value, declared
 
 _NOTHING = np.zeros((64, 64, 3), np.uint8)
 _log = logging.getLogger(__name__)
 _SETTING = re.compile(r"\w+=.*")
-_READERS: dict[type, tuple[Callable[[str], Any], str]] = {
-    bool: (lambda text: {"true": True, "false": False}[text.lower()], "true or false"),
-    int: (int, "a whole number"),
-    float: (float, "a number"),
-    str: (str, "text"),
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,17 +129,13 @@ def _matcher(name: str, model: str, device: str, backbone_weights: Path | None) 
     return NamedMethod(name, matcher.match, json.dumps(parts, sort_keys=True), facts)
 
 
-def _typed(name: str, settings: dict[str, str]) -> dict[str, Any]:
+def _typed(name: str, settings: dict[str, str]) -> dict[str, Value]:
     """Settings with the types of :class:`MatcherConfig`; unknown ones are left to it to refuse."""
-    out: dict[str, Any] = {}
-    for setting, text in settings.items():
-        kind = type(getattr(MatcherConfig(), setting, ""))
-        read, wanted = _READERS[kind]
-        try:
-            out[setting] = read(text)
-        except (KeyError, ValueError) as error:
-            raise ConfigError(f"method {name!r}: {setting} is {text!r}; it must be {wanted}") from error
-    return out
+    known = declared(MatcherConfig)
+    try:
+        return {key: known[key].parse(text) if key in known else text for key, text in settings.items()}
+    except ConfigError as error:
+        raise ConfigError(f"method {name!r}: {error}") from error
 
 
 def _machine_of(device: str) -> str:
