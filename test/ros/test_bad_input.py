@@ -17,7 +17,7 @@ from endomatch_ros.errors import CheckpointError, ConfigError
 from endomatch_ros.matching.config import MatcherConfig
 from endomatch_ros.ros.messages.clouds import ns_to_stamp, unpack_values
 from endomatch_ros.ros.messages.images import to_compressed_message
-from endomatch_ros.ros.parameters.settings import SPECS
+from endomatch_ros.ros.parameters.table import SPECS
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from endomatch_ros.errors import ConfigError
 from endomatch_ros.ros import launching
 from endomatch_ros.ros.launching.files import read_parameters
 from endomatch_ros.ros.launching.names import camera_names, join_namespaces, resolve
-from endomatch_ros.ros.parameters.settings import SPECS
+from endomatch_ros.ros.parameters.table import SPECS
 
 FILES = sorted((ROOT / "launch").glob("*.launch.py"))
 PROFILES = sorted(file.stem for file in (CONFIG / "profiles").glob("*.yaml") if file.stem != "topics")
