@@ -16,9 +16,12 @@ from typing import Any
 
 from endomatch_ros import __version__
 from endomatch_ros.errors import ConfigError, EndomatchError
+from endomatch_ros.matching import MatcherConfig
+from endomatch_ros.settings import declared
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
+_ALSO = {"similarity_threshold": ("--threshold",)}
 _EXAMPLES = """\
 examples:
   endomatch match a.png b.png --output overlay.png
@@ -131,19 +134,8 @@ def _add_match(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="matches and summary as JSON")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="matches as CSV, one a line")
     _add_model(parser)
-    parser.add_argument("--resolution", type=int, help="long side in pixels that the network sees")
-    parser.add_argument("--threshold", type=float, help="least cosine similarity of a match, 0 to 1")
-    parser.add_argument(
-        "--refinement",
-        choices=("photometric", "dense", "none"),
-        help="of the targets; dense: with --model embedded-dense",
-    )
-    parser.add_argument(
-        "--dense-consistency-cells",
-        type=float,
-        metavar="N",
-        help="drop matches further than N cells from the dense field of the model's head",
-    )
+    for name, spec in declared(MatcherConfig).items():
+        spec.add_option(parser, *_ALSO.get(name, ()))
 
 
 def _match(args: argparse.Namespace, _: list[str]) -> int:
@@ -153,9 +145,7 @@ def _match(args: argparse.Namespace, _: list[str]) -> int:
 
     pair.check_outputs(args.output, args.json, args.csv)
     images = read_image(args.image0), read_image(args.image1)
-    chosen = {name: getattr(args, name) for name in ("resolution", "refinement", "dense_consistency_cells")}
-    chosen["similarity_threshold"] = args.threshold
-    config = {name: value for name, value in chosen.items() if value is not None}
+    config = {name: value for name in declared(MatcherConfig) if (value := getattr(args, name)) is not None}
     matcher = Matcher.from_pretrained(args.model, args.device, args.backbone_weights, **config)
     result = pair.match_pair(matcher, *images)
     if args.output:
@@ -200,6 +190,7 @@ def _info(args: argparse.Namespace, _: list[str]) -> int:
         "cuda_devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "ros": _ros_facts(),
         "model": vars(matcher.info),
+        "settings": vars(matcher.config),
     }
     print(json.dumps(facts, indent=2) if args.json else "\n".join(_lines(facts)))
     return 0

@@ -41,9 +41,13 @@ def check_ranges(
         what: put before the attribute's name in the message.
     """
     for name, (low, high) in ranges.items():
-        value = getattr(values, name)
-        # bool is an int to Python, but True is no length.
-        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-            raise ConfigError(f"{what}{name}={value!r} is outside its range [{low:g}, {high:g}]")
-        if name in whole and not isinstance(value, int):
-            raise ConfigError(f"{what}{name}={value!r} must be a whole number")
+        check_range(f"{what}{name}", getattr(values, name), low, high, name in whole)
+
+
+def check_range(name: str, value: object, low: float, high: float, whole: bool = False) -> None:
+    """Raise :class:`ConfigError` with the value's name if it is no number in [low, high], or not ``whole``."""
+    # bool is an int to Python, but True is no length.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise ConfigError(f"{name}={value!r} is outside its range [{low:g}, {high:g}]")
+    if whole and not isinstance(value, int):
+        raise ConfigError(f"{name}={value!r} must be a whole number")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import cv2
@@ -15,6 +16,7 @@ from endomatch_ros.data.readers.images import read_image
 from endomatch_ros.data.synthetic import SceneConfig, SyntheticEndoscope
 from endomatch_ros.errors import ConfigError, ImageError
 from endomatch_ros.evaluation import pair
+from endomatch_ros.matching import Matcher, MatcherConfig
 
 TIMES = 0.0, 0.4
 
@@ -71,6 +73,35 @@ def test_the_head_s_field_starts_the_refinement_or_checks_its_matches(capsys, tm
     assert checked["matches"] + checked["dropped"]["dense_consistency"] == plain["matches"]
     assert main(["match", *map(str, pictures), "--refinement", "dense", "--device", "cpu"]) == 2
     assert "embedded-dense" in capsys.readouterr().err
+
+
+def test_every_setting_of_the_matcher_is_an_option(monkeypatch, pictures):
+    given = {}
+
+    def remember(*args: object, **config: object) -> None:
+        given.update(config)
+        raise ConfigError("enough")
+
+    monkeypatch.setattr(Matcher, "from_pretrained", remember)
+    names = [field.name for field in fields(MatcherConfig)]
+    values = {"refinement": "none", "mask": "none", "half": False, "resolution": 320, "max_keypoints": 50}
+    wanted = {name: values.get(name, 0.25) for name in names}
+    for threshold in ("--threshold", "--similarity-threshold"):
+        options = []
+        for name, value in wanted.items():
+            flag = threshold if name == "similarity_threshold" else "--" + name.replace("_", "-")
+            options += ["--no-half"] if name == "half" else [flag, str(value)]
+        given.clear()
+        assert main(["match", *map(str, pictures), *options]) == 2
+        assert given == wanted
+    given.clear()
+    assert main(["match", *map(str, pictures)]) == 2
+    assert given == {}
+
+
+def test_a_setting_out_of_range_is_one_line(capsys, pictures):
+    assert main(["match", *map(str, pictures), "--threshold", "1.5"]) == 2
+    assert capsys.readouterr().err == "endomatch: error: similarity_threshold=1.5 is outside its range [0, 1]\n"
 
 
 def test_pictures_of_different_size(tmp_path, scene, pictures):
@@ -134,5 +165,6 @@ def test_info_names_model_versions_and_ros(capsys):
     assert len(facts["model"]["sha256"]) == 64
     assert facts["packages"]["torch"] != "not installed"
     assert "rclpy" in facts["ros"]
+    assert facts["settings"] == asdict(Matcher.from_pretrained("embedded", "cpu").config)
     assert main(["info", "--device", "cpu"]) == 0
     assert facts["model"]["sha256"] in capsys.readouterr().out

@@ -266,7 +266,7 @@ class TestProfiles:
         for key, message in values.items():
             value = parameter_value_to_python(message.value)
             spec = SPECS[key]
-            assert type(value) is type(spec.default) or (isinstance(spec.default, list) and list(value))
+            assert type(value) is type(spec.default) or (isinstance(spec.default, tuple) and list(value))
             assert not spec.choices or value in spec.choices
             assert spec.low is None or spec.low <= value <= spec.high
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import textwrap
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 
 from endomatch_ros.data.sources import KINDS, add_source_arguments, source_options
@@ -13,8 +12,9 @@ from endomatch_ros.evaluation.methods.registry import METHODS, usable_methods
 from endomatch_ros.evaluation.protocols import PROTOCOLS
 from endomatch_ros.evaluation.run import run_evaluation
 from endomatch_ros.matching import MatcherConfig
+from endomatch_ros.settings import declared
 
-_SETTINGS = ", ".join(field.name for field in fields(MatcherConfig))
+_SETTINGS = ", ".join(declared(MatcherConfig))
 _PLAIN, _LEARNED = (
     ", ".join(name for name, entry in METHODS.items() if entry.by_default is by_default) for by_default in (True, False)
 )

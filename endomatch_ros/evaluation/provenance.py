@@ -22,7 +22,8 @@ def code_digest(module: str) -> str:
 
     That is this package's version, the module's source, that of every module of this package that it names in an
     import, directly or through others, and the versions of all other packages that these import. The ``__init__`` of a
-    package counts only where the package itself is imported.
+    package counts only where the package itself is imported; that of the whole package holds but its version and its
+    door for others.
 
     Args:
         module: dotted name, of this package.
@@ -44,7 +45,7 @@ def dependencies(module: str) -> tuple[dict[str, bytes], frozenset[str]]:
     while waiting:
         name = waiting.pop()
         path = _file(name)
-        if path is None or name in files:
+        if path is None or name in files or name == _PACKAGE:
             continue
         files[name] = path.read_bytes()
         for imported in _imports(files[name]):

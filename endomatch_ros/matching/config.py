@@ -5,50 +5,63 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from endomatch_ros.errors import ConfigError, check_ranges
+from endomatch_ros import settings
+from endomatch_ros.errors import ConfigError
+from endomatch_ros.settings import setting
 
 
 @dataclass(frozen=True)
 class MatcherConfig:
-    """Settings of :class:`~endomatch_ros.matching.Matcher`.
+    """Settings of :class:`~endomatch_ros.matching.Matcher`; raises :class:`ConfigError` for a value out of range.
 
-    Attributes:
-        resolution: long side in pixels of the view as the network sees it, 64 to 4096. More costs time (quadratically
-            in the matching) and finds smaller detail.
-        similarity_threshold: least cosine similarity of a match, 0 to 1.
-        max_keypoints: most matches of a pair, 1 to 100000.
-        refinement: ``photometric`` (targets refined to sub-pixel accuracy at source resolution, from the smooth flow of
-            the coarse matches), ``dense`` (the same from the dense field of the model's head) or ``none`` (the
-            network's own grid, accurate to about half a cell).
-        forward_backward_px: largest distance in source pixels between a point and its way there and back, 0.01 to 100.
-        dense_consistency_cells: matches whose displacement is further than this from the head's dense field are
-            dropped, 0 to 100; 0: none. In descriptor cells, a fixed share of what the network sees (with the embedded
-            model a 128th of the view's long side), since the field's errors grow with them.
-        mask: ``auto`` (the dark surround of the view and saturated highlights give no matches) or ``none``.
-        half: run the network in half precision on a GPU (ignored on a CPU).
+    A field is all that a new setting needs: the node's parameter, the option of ``endomatch match`` and the tables in
+    config and docs come from it.
     """
 
-    resolution: int = 512
-    similarity_threshold: float = 0.5
-    max_keypoints: int = 6000
-    refinement: Literal["photometric", "dense", "none"] = "photometric"
-    forward_backward_px: float = 1.0
-    dense_consistency_cells: float = 0.0
-    mask: Literal["auto", "none"] = "auto"
-    half: bool = True
+    resolution: int = setting(
+        512,
+        "Long side in px of the view as the network sees it; more is finer and slower, quadratically in the matching.",
+        low=64,
+        high=4096,
+        own=True,
+    )
+    similarity_threshold: float = setting(0.5, "Least cosine similarity of a match.", low=0.0, high=1.0, own=True)
+    max_keypoints: int = setting(
+        6000, "Most points that are matched, spread over the view.", low=1, high=100_000, own=True
+    )
+    refinement: Literal["photometric", "dense", "none"] = setting(
+        "photometric",
+        "Sub-pixel refinement of the targets in the source image: photometric (from the smooth flow of the coarse "
+        "matches), dense (the same, started from the field of the model's head; for models that have one) or none (the "
+        "network's own grid, accurate to about half a cell).",
+        choices=("photometric", "dense", "none"),
+        own=True,
+    )
+    forward_backward_px: float = setting(
+        1.0,
+        "Matches with a larger forward-backward error of the refinement, px of the image, are dropped.",
+        low=0.01,
+        high=100.0,
+        own=True,
+    )
+    # In cells, a fixed share of what the network sees (with the embedded model a 128th of the view's long side), since
+    # the field's errors grow with them.
+    dense_consistency_cells: float = setting(
+        0.0,
+        "Matches further than this from the field of the model's head are dropped, in cells of its map (4 px of what "
+        "the network sees); for models that have a head; 0: none are.",
+        low=0.0,
+        high=100.0,
+    )
+    mask: Literal["auto", "none"] = setting(
+        "auto",
+        "Where to match: auto (neither in the view's dark surround nor on saturated highlights) or none (everywhere).",
+        choices=("auto", "none"),
+    )
+    half: bool = setting(True, "Run the network in half precision on a GPU; ignored on a CPU.")
 
     def __post_init__(self) -> None:
-        ranges = {
-            "resolution": (64, 4096),
-            "similarity_threshold": (0.0, 1.0),
-            "max_keypoints": (1, 100_000),
-            "forward_backward_px": (0.01, 100.0),
-            "dense_consistency_cells": (0.0, 100.0),
-        }
-        check_ranges(self, ranges, whole=("resolution", "max_keypoints"))
-        for name, allowed in (("refinement", ("photometric", "dense", "none")), ("mask", ("auto", "none"))):
-            if getattr(self, name) not in allowed:
-                raise ConfigError(f"{name}={getattr(self, name)!r} is unknown: use one of {', '.join(allowed)}")
+        settings.check(self)
 
     @property
     def needs_dense(self) -> bool:

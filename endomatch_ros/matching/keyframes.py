@@ -5,34 +5,38 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from endomatch_ros.errors import check_ranges
+from endomatch_ros import settings
+from endomatch_ros.settings import setting
 
 
 @dataclass(frozen=True)
 class KeyframeRules:
-    """What a keyframe must still offer.
+    """What a keyframe must still offer; raises :class:`ConfigError` for a value out of range."""
 
-    Attributes:
-        min_overlap: least coverage of the matches, relative to the best that this keyframe has had, 0 to 1.
-        min_inlier_ratio: least share of inliers of the epipolar geometry, 0 to 1.
-        min_matches: with fewer matches a frame counts as lost.
-        lost_frames: after so many lost frames in a row the keyframe is given up: one frame behind smoke, water or a
-            jerk is no reason.
-    """
-
-    min_overlap: float = 0.5
-    min_inlier_ratio: float = 0.4
-    min_matches: int = 30
-    lost_frames: int = 3
+    min_overlap: float = setting(
+        0.5,
+        "A keyframe is replaced when the matches' coverage falls below this share of the best that it has had; 0: "
+        "never.",
+        low=0.0,
+        high=1.0,
+    )
+    min_inlier_ratio: float = setting(
+        0.4,
+        "A keyframe is replaced when a smaller share of matches are inliers of the epipolar geometry; 0: never.",
+        low=0.0,
+        high=1.0,
+    )
+    min_matches: int = setting(30, "With fewer matches a frame counts as lost.", low=0, high=100_000)
+    # One frame behind smoke, water or a jerk is no reason.
+    lost_frames: int = setting(
+        3,
+        "A keyframe is given up after so many frames in a row with fewer than min_matches matches.",
+        low=1,
+        high=1000,
+    )
 
     def __post_init__(self) -> None:
-        ranges = {
-            "min_overlap": (0.0, 1.0),
-            "min_inlier_ratio": (0.0, 1.0),
-            "min_matches": (0, 100_000),
-            "lost_frames": (1, 1000),
-        }
-        check_ranges(self, ranges, whole=("min_matches", "lost_frames"))
+        settings.check(self)
 
 
 class KeyframeWatch:

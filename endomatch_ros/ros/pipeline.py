@@ -22,7 +22,7 @@ from endomatch_ros.ros.messages.calibration import to_camera
 from endomatch_ros.ros.messages.clouds import stamp_to_ns
 from endomatch_ros.ros.messages.images import RGB, compressed_to_rgb, to_rgb
 from endomatch_ros.ros.monitoring.statistics import Statistics
-from endomatch_ros.ros.parameters.settings import Settings
+from endomatch_ros.ros.parameters.table import Settings
 
 if TYPE_CHECKING:
     from endomatch_ros.matching import Matches

@@ -14,9 +14,10 @@ from sensor_msgs.msg import CompressedImage
 from support.ros import FakeMatcher, bench, texture, wait_until
 
 from endomatch_ros.errors import CheckpointError, ConfigError
+from endomatch_ros.matching.config import MatcherConfig
 from endomatch_ros.ros.messages.clouds import ns_to_stamp, unpack_values
 from endomatch_ros.ros.messages.images import to_compressed_message
-from endomatch_ros.ros.parameters.settings import SPECS
+from endomatch_ros.ros.parameters.table import SPECS
 
 
 @pytest.fixture
@@ -31,6 +32,7 @@ def value_message(value):
         int: (ParameterType.PARAMETER_INTEGER, "integer_value"),
         float: (ParameterType.PARAMETER_DOUBLE, "double_value"),
         str: (ParameterType.PARAMETER_STRING, "string_value"),
+        list: (ParameterType.PARAMETER_INTEGER_ARRAY, "integer_array_value"),
     }
     kind, field = kinds[type(value)]
     return ParameterValue(type=kind, **{field: value})
@@ -137,8 +139,56 @@ def test_a_bad_value_at_start_names_parameter_and_reason(name, value, reason):
 
 
 def test_a_wrong_type_at_start_is_refused():
-    with pytest.raises(InvalidParameterTypeException, match="max_keypoints"), bench({"max_keypoints": "many"}):
+    with pytest.raises(InvalidParameterTypeException, match="markers_max"), bench({"markers_max": "many"}):
         pass
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        # What stood for the model's own value before.
+        ("resolution", 0, "[64, 4096]"),
+        ("max_keypoints", 0, "[1, 100000]"),
+        ("similarity_threshold", -1.0, "[0, 1]"),
+        ("forward_backward_px", -1.0, "[0.01, 100]"),
+        # Numbers outside the range, whatever their type; wrong types; unknown words.
+        ("similarity_threshold", 2, "[0, 1]"),
+        ("similarity_threshold", float("nan"), "[0, 1]"),
+        ("resolution", 320.5, "whole number"),
+        ("resolution", True, "[64, 4096]"),
+        ("max_keypoints", "many", "'many'"),
+        ("similarity_threshold", "own", "'own'"),
+        ("refinement", "magic", "photometric, dense, none"),
+    ],
+)
+def test_what_is_no_value_of_a_setting_of_the_model_says_what_to_write(name, value, reason):
+    with pytest.raises(InvalidParameterValueException) as caught, bench({name: value}, wait_active=False):
+        pass
+    assert f"{name}={value!r}" in str(caught.value)
+    assert reason in str(caught.value)
+    assert "write model for the model's own value" in str(caught.value)
+
+
+def test_settings_of_the_model_come_as_numbers_or_the_word_from_command_line_and_file(tmp_path):
+    file = tmp_path / "own.yaml"
+    file.write_text("/**: {ros__parameters: {resolution: model, max_keypoints: 123, forward_backward_px: 2}}")
+    arguments = ["--params-file", str(file), "-p", "resolution:=320", "-p", "similarity_threshold:=1"]
+    with bench(cli_args=[*arguments, "-p", "refinement:=none"]) as current:
+        current.matched()
+        config = current.node._session.matcher.config
+        assert config == MatcherConfig(320, 1.0, 123, "none", forward_backward_px=2.0)
+        assert isinstance(config.similarity_threshold, float)
+    with bench({"max_keypoints": 50}, cli_args=["-p", "resolution:=model", "-p", "refinement:=model"]) as current:
+        current.matched()
+        assert current.node._session.matcher.config == MatcherConfig(max_keypoints=50)
+
+
+def test_a_setting_of_the_model_cannot_be_undeclared(running):
+    request = SetParameters.Request(parameters=[ParameterMessage(name="resolution", value=ParameterValue())])
+    result = running.client.call(SetParameters, "endomatch/set_parameters", request).results[0]
+    assert not result.successful
+    assert "resolution" in result.reason
+    assert running.node.get_parameter("resolution").value == "model"
 
 
 @pytest.mark.parametrize(
@@ -155,7 +205,9 @@ def test_a_wrong_type_at_start_is_refused():
         ("dense_consistency_cells", 2.0, "no head"),
         ("dense_consistency_cells", 200.0, ""),
         ("autostart", False, ""),
-        ("max_keypoints", 3.5, ""),
+        ("max_keypoints", 3.5, "whole number"),
+        ("markers_max", 3.5, ""),
+        ("roi", [0, -1, 64, 64], "roi=-1 is outside its range"),
     ],
 )
 def test_a_bad_value_at_run_time_is_refused_and_nothing_changes(running, name, value, reason):
@@ -176,7 +228,7 @@ def test_thresholds_change_at_run_time(running):
     assert set_parameter(running.client, "similarity_threshold", 0.7).successful
     running.matched()
     assert running.node._session.matcher.config.similarity_threshold == 0.7
-    assert set_parameter(running.client, "similarity_threshold", -1.0).successful
+    assert set_parameter(running.client, "similarity_threshold", "model").successful
     running.matched()
     assert running.node._session.matcher.config == own
 
@@ -216,9 +268,14 @@ def test_every_parameter_is_described(running):
         DescribeParameters, "endomatch/describe_parameters", DescribeParameters.Request(names=names)
     )
     for name, descriptor in zip(names, answer.descriptors, strict=True):
+        spec = SPECS[name]
         assert len(descriptor.description) > 20, name
-        if isinstance(SPECS[name].default, int | float) and not isinstance(SPECS[name].default, bool):
-            assert descriptor.integer_range or descriptor.floating_point_range, name
+        if isinstance(spec.default, int | float) and not isinstance(spec.default, bool):
+            ranges = [*descriptor.integer_range, *descriptor.floating_point_range]
+            told = [f"{end.from_value:g} to {end.to_value:g}" for end in ranges] or [descriptor.additional_constraints]
+            # A number that can be left to the model is text, too: rclpy would hold only the number against a range.
+            assert told == [f"model or {spec.low:g} to {spec.high:g}" if spec.own else f"{spec.low:g} to {spec.high:g}"]
+        assert descriptor.dynamic_typing == (spec.own and not isinstance(spec.default, str))
 
 
 def test_exceptions_at_start_are_of_the_kind_that_main_reports():

@@ -170,7 +170,7 @@ def test_the_models_own_value_comes_back_for_all_cameras():
         matcher = current.node._session.matcher
         send_both(current, 10**9)
         assert matcher.config.similarity_threshold == 0.9
-        assert set_parameters(current.client, similarity_threshold=-1.0)[0].successful
+        assert set_parameters(current.client, similarity_threshold="model")[0].successful
         send_both(current, 2 * 10**9)
         assert matcher.config.similarity_threshold == type(matcher.config)().similarity_threshold
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
 
 from endomatch_ros.device import device_name
 from endomatch_ros.errors import ConfigError
@@ -14,14 +12,9 @@ from endomatch_ros.evaluation.methods.interface import OURS, Entry, NamedMethod,
 from endomatch_ros.evaluation.provenance import code_digest
 from endomatch_ros.matching import Matcher, MatcherConfig
 from endomatch_ros.models.checkpoints import state_digest
+from endomatch_ros.settings import Value, declared
 
 _SETTING = re.compile(r"\w+=.*")
-_READERS: dict[type, tuple[Callable[[str], Any], str]] = {
-    bool: (lambda text: {"true": True, "false": False}[text.lower()], "true or false"),
-    int: (int, "a whole number"),
-    float: (float, "a number"),
-    str: (str, "text"),
-}
 
 
 def parse_matcher(name: str) -> tuple[str, dict[str, str]]:
@@ -46,17 +39,13 @@ def make(request: Request) -> NamedMethod:
     return NamedMethod(request.name, matcher.match, json.dumps(parts, sort_keys=True), facts)
 
 
-def _typed(name: str, settings: dict[str, str]) -> dict[str, Any]:
+def _typed(name: str, settings: dict[str, str]) -> dict[str, Value]:
     """Settings with the types of :class:`MatcherConfig`; unknown ones are left to it to refuse."""
-    out: dict[str, Any] = {}
-    for setting, text in settings.items():
-        kind = type(getattr(MatcherConfig(), setting, ""))
-        read, wanted = _READERS[kind]
-        try:
-            out[setting] = read(text)
-        except (KeyError, ValueError) as error:
-            raise ConfigError(f"method {name!r}: {setting} is {text!r}; it must be {wanted}") from error
-    return out
+    known = declared(MatcherConfig)
+    try:
+        return {key: known[key].parse(text) if key in known else text for key, text in settings.items()}
+    except ConfigError as error:
+        raise ConfigError(f"method {name!r}: {error}") from error
 
 
 ENTRY = Entry(OURS, make, takes_arguments=True)

@@ -11,23 +11,30 @@ from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from numpy.typing import NDArray
 
+from endomatch_ros import settings
 from endomatch_ros.ros.messages.clouds import NANOSECONDS, make_status
+from endomatch_ros.settings import setting
 
 
 @dataclass(frozen=True)
 class Limits:
-    """When ``~/epipolar_error`` turns from OK to WARN or ERROR.
+    """When ``~/epipolar_error`` turns from OK to WARN or ERROR; raises :class:`ConfigError` out of its ranges."""
 
-    Attributes:
-        warn_median_px, error_median_px: median epipolar error above which the level is WARN or ERROR.
-        min_matches: fewer matches are an ERROR.
-        min_inlier_ratio: a smaller share (0 to 1) of inliers is a WARN.
-    """
+    warn_median_px: float = setting(
+        1.5, "Median epipolar error in px above which the level of ~/epipolar_error is WARN.", low=0.0, high=1000.0
+    )
+    error_median_px: float = setting(
+        5.0, "Median epipolar error in px above which the level of ~/epipolar_error is ERROR.", low=0.0, high=1000.0
+    )
+    min_matches: int = setting(
+        30, "Fewer matches than this make the level of ~/epipolar_error ERROR.", low=8, high=100_000
+    )
+    min_inlier_ratio: float = setting(
+        0.5, "A smaller share of inliers makes the level of ~/epipolar_error WARN.", low=0.0, high=1.0
+    )
 
-    warn_median_px: float = 1.5
-    error_median_px: float = 5.0
-    min_matches: int = 30
-    min_inlier_ratio: float = 0.5
+    def __post_init__(self) -> None:
+        settings.check(self)
 
 
 def error_values(

@@ -21,7 +21,7 @@ from endomatch_ros.errors import ConfigError
 from endomatch_ros.ros import launching
 from endomatch_ros.ros.launching.files import read_parameters
 from endomatch_ros.ros.launching.names import camera_names, join_namespaces, resolve
-from endomatch_ros.ros.parameters.settings import SPECS
+from endomatch_ros.ros.parameters.table import SPECS
 
 FILES = sorted((ROOT / "launch").glob("*.launch.py"))
 PROFILES = sorted(file.stem for file in (CONFIG / "profiles").glob("*.yaml") if file.stem != "topics")
@@ -239,7 +239,10 @@ def test_fast_dds_profile_is_well_formed_and_large_enough():
 
 def test_configuration_file_holds_every_default():
     content = yaml.safe_load((CONFIG / "endomatch.yaml").read_text())["/**"]["ros__parameters"]
-    assert content == {name: spec.default for name, spec in SPECS.items()}
+    assert list(content) == list(SPECS)
+    for name, spec in SPECS.items():
+        value = tuple(content[name]) if isinstance(content[name], list) else content[name]
+        assert (type(value), value) == (str, "model") if spec.own else (type(spec.default), spec.default)
 
 
 def test_the_node_takes_the_configuration_file():

@@ -38,6 +38,7 @@ def state_of(watching):
     [
         (["-p", "similarity_threshold:=7.0"], "similarity_threshold"),
         (["-p", "max_keypoints:=many"], "max_keypoints"),
+        (["-p", "resolution:=0"], "[64, 4096]; write model for the model's own value"),
         (["-p", "image_transport:=theora"], "must be one of raw, compressed"),
         (["--params-file", "/nowhere.yaml"], "/nowhere.yaml"),
     ],
