@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from endomatch_ros.device import resolve_device
 from endomatch_ros.errors import ConfigError
 from endomatch_ros.geometry.coverage import coverage
 from endomatch_ros.matching.coarse import CoarseMatches, descriptor_similarity, match_coarse
@@ -278,19 +279,3 @@ class Matcher:
             with torch.autocast(self.device.type, torch.float16, enabled=half):
                 maps: Descriptors = self.network(tensor, weights)
             return maps
-
-
-def resolve_device(device: str) -> str:
-    """``device`` as a torch device name; ``auto`` is CUDA where there is one. Raises :class:`ConfigError`."""
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        kind = torch.device(device)
-    except RuntimeError as error:
-        raise ConfigError(f"device {device!r} is unknown: use auto, cpu, cuda or cuda:N") from error
-    if kind.type not in ("cpu", "cuda"):
-        raise ConfigError(f"device {device!r} is not supported: use auto, cpu, cuda or cuda:N")
-    if kind.type == "cuda" and (kind.index or 0) >= torch.cuda.device_count():
-        count = torch.cuda.device_count()
-        raise ConfigError(f"device {device!r} was asked for, but PyTorch sees {count} CUDA devices: use auto or cpu")
-    return str(kind)

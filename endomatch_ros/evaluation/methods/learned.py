@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from endomatch_ros.device import resolve_device
 from endomatch_ros.errors import CheckpointError, ConfigError
 from endomatch_ros.evaluation.methods.interface import Image, Mask, grey, matches_of
 from endomatch_ros.evaluation.methods.kornia_networks import (
@@ -32,7 +33,6 @@ from endomatch_ros.evaluation.methods.kornia_networks import (
     Sparse,
     XFeat,
 )
-from endomatch_ros.matching.matcher import resolve_device
 from endomatch_ros.matching.types import Matches
 from endomatch_ros.matching.view import check_image, check_mask
 
