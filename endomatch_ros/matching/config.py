@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 from endomatch_ros.errors import ConfigError, check_ranges
+
+Value = bool | int | float | str
+"""What a setting can hold."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +58,9 @@ class MatcherConfig:
         """Whether the dense field of the model's head is used."""
         return self.refinement == "dense" or self.dense_consistency_cells > 0
 
-    def changed(self, **changes: Any) -> MatcherConfig:
+    def changed(self, **changes: Value) -> MatcherConfig:
         """A copy with ``changes``; raises :class:`ConfigError` for unknown names and values out of range."""
         unknown = sorted(set(changes) - set(self.__dataclass_fields__))
         if unknown:
             raise ConfigError(f"unknown setting {unknown[0]!r}: a matcher has {', '.join(self.__dataclass_fields__)}")
-        return replace(self, **changes)
+        return replace(self, **changes)  # type: ignore[arg-type]

@@ -11,7 +11,8 @@ from rcl_interfaces.msg import ParameterType, ParameterValue
 from rcl_interfaces.srv import DescribeParameters, SetParameters
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException, ParameterException
 from sensor_msgs.msg import CompressedImage
-from support.ros import FakeMatcher, bench, texture, wait_until
+from support.fakes import FakeMatcher
+from support.ros import bench, texture, wait_until
 
 from endomatch_ros.errors import CheckpointError, ConfigError
 from endomatch_ros.ros.messages.clouds import ns_to_stamp, unpack_values
@@ -170,15 +171,15 @@ def test_a_bad_value_at_run_time_is_refused_and_nothing_changes(running, name, v
 
 def test_thresholds_change_at_run_time(running):
     running.matched()
-    own = running.node._session.matcher.config
+    own = running.node._session.in_force.config
     assert set_parameter(running.client, "min_matches", 100).successful
     assert "fewer than min_matches 100" in running.matched()[1].message
     assert set_parameter(running.client, "similarity_threshold", 0.7).successful
     running.matched()
-    assert running.node._session.matcher.config.similarity_threshold == 0.7
+    assert running.node._session.in_force.config.similarity_threshold == 0.7
     assert set_parameter(running.client, "similarity_threshold", -1.0).successful
     running.matched()
-    assert running.node._session.matcher.config == own
+    assert running.node._session.in_force.config == own
 
 
 def test_a_mask_file_that_is_no_image_is_a_clear_error(tmp_path):
