@@ -31,6 +31,7 @@ from endomatch_ros.evaluation.run import evaluate, pairs_with_gap
 from endomatch_ros.evaluation.score import summarise
 from endomatch_ros.evaluation.truth import pair_truth
 from endomatch_ros.matching import Matcher
+from endomatch_ros.matching.coarse import usable_cells
 from endomatch_ros.matching.similarity import sample_descriptors
 from endomatch_ros.matching.view import without_rim
 from endomatch_ros.models import MatcherNetwork, ModelConfig, save_checkpoint
@@ -119,7 +120,7 @@ def landmark_pck(matcher: Matcher, sequence: FrameSequence, gap: int) -> list[fl
         a, b = (matcher.extract(f.image, None if f.mask is None else without_rim(f.mask)) for f in frames)
         cells = torch.from_numpy(a.window.to_cells(truth.landmarks, a.cell)).to(a.descriptors)
         similarity = sample_descriptors(a.descriptors, cells) @ b.descriptors.flatten(1)
-        similarity[:, ~b.usable_cells().flatten()] = -2.0
+        similarity[:, ~usable_cells(b).flatten()] = -2.0
         best, width = similarity.argmax(1).cpu().numpy(), b.descriptors.shape[-1]
         found = b.window.to_source(np.stack([best % width, best // width], 1).astype(float), b.cell)
         errors.append(np.linalg.norm(found - truth.targets, axis=1))

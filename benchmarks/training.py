@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from machine import machine
 
-from endomatch_ros.matching.matcher import resolve_device
+from endomatch_ros.device import resolve_device
 from endomatch_ros.training import cli
 from endomatch_ros.training.config import TrainConfig
 from endomatch_ros.training.data import TrainingData

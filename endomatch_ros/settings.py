@@ -18,7 +18,8 @@ from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 from endomatch_ros.errors import ConfigError, check_range
 
-Value = bool | int | float | str | tuple[int, ...] | tuple[str, ...]
+Scalar = bool | int | float | str
+Value = Scalar | tuple[int, ...] | tuple[str, ...]
 """What a setting can hold; the type of its default is its type."""
 When = Literal["live", "unconfigured", "start"]
 OWN = "model"
@@ -26,7 +27,7 @@ OWN = "model"
 
 _T = TypeVar("_T", bound=Value)
 _KEY = "setting"
-_READERS: dict[type, tuple[Callable[[str], Value], str]] = {
+_READERS: dict[type, tuple[Callable[[str], Scalar], str]] = {
     bool: (lambda text: {"true": True, "false": False}[text.lower()], "true or false"),
     int: (int, "a whole number"),
     float: (float, "a number"),
@@ -87,7 +88,7 @@ class Declaration:
             for number in value if isinstance(value, list | tuple) else (value,):
                 check_range(self.name, number, self.low, self.high, whole=not isinstance(self.default, float))
 
-    def parse(self, text: str) -> Value:
+    def parse(self, text: str) -> Scalar:
         """The value that a text stands for, of the default's type; raises :class:`ConfigError` if it stands for none.
 
         The range is left to :meth:`check`.

@@ -6,7 +6,7 @@ import csv
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from endomatch_ros.drawing import draw_flow
 from endomatch_ros.errors import ConfigError, ImageError
 from endomatch_ros.geometry.robust import EpipolarEstimate, estimate_epipolar
+from endomatch_ros.matching.interface import PairMatcher
 from endomatch_ros.matching.types import Matches
 
 MAX_PAIR_LINES = 150
@@ -23,10 +24,6 @@ MAX_PAIR_LINES = 150
 _GAP = 12  # pixels between the two pictures
 _OUTLIER = (120, 120, 120)
 Image = NDArray[np.uint8]
-
-
-class _Matcher(Protocol):
-    def match(self, image0: Image, image1: Image) -> Matches: ...
 
 
 @dataclass(frozen=True)
@@ -76,7 +73,7 @@ class PairResult:
         return "\n".join([*lines, f"{total:.0f} ms ({stages})"])
 
 
-def match_pair(matcher: _Matcher, image0: Image, image1: Image) -> PairResult:
+def match_pair(matcher: PairMatcher, image0: Image, image1: Image) -> PairResult:
     """Match two RGB uint8 pictures ``(H, W, 3)``, whose sizes may differ, and fit a fundamental matrix."""
     matches = matcher.match(image0, image1)
     return PairResult(matches, estimate_epipolar(matches.keypoints0, matches.keypoints1))

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from endomatch_ros.device import resolve_device
 from endomatch_ros.errors import CheckpointError, ConfigError
 from endomatch_ros.geometry.fields import identity_grid, jacobian_determinant, warp
 from endomatch_ros.gvsl import checkpoint as checkpoints
@@ -124,7 +125,7 @@ def load_registrar(
         ConfigError: a device that is not there, or a negative number of steps.
     """
     model, config, notes = load_volume_model(checkpoint)
-    return Registrar(model_field(model, torch_device(device), refine_steps), config), notes
+    return Registrar(model_field(model, torch.device(resolve_device(device)), refine_steps), config), notes
 
 
 def load_volume_model(checkpoint: str | Path) -> tuple[GvslModel, VolumeConfig, dict[str, str]]:
@@ -160,19 +161,6 @@ def checkpoint_path(name: str | Path) -> Path:
             + (f" or one of {', '.join(known)}" if known else "")
         )
     return Path(name).expanduser()
-
-
-def torch_device(name: str) -> torch.device:
-    """The device a user names; raises :class:`ConfigError` where it is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"device {name!r} is unknown: use auto, cpu, cuda or cuda:N") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"device {name!r} is not there ({torch.cuda.device_count()} GPUs): use --device cpu")
-    return device
 
 
 def warp_stored(moving: Volume, fixed: Volume, result: Registration, mode: str = "linear") -> NDArray[Any]:

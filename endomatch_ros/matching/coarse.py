@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -34,7 +35,7 @@ def match_coarse(features0: FrameFeatures, features1: FrameFeatures, threshold: 
     map0, map1 = features0.descriptors, features1.descriptors
     block = 2 if map0.shape[-1] * map0.shape[-2] > _LARGE else 1
     pooled0, pooled1 = _pool(map0, block), _pool(map1, block)
-    valid0, valid1 = features0.usable_cells(block), features1.usable_cells(block)
+    valid0, valid1 = usable_cells(features0, block), usable_cells(features1, block)
     index0, index1, similarity = mutual_matches(pooled0, pooled1, valid0, valid1, tolerance=block - 1)
     keep = similarity >= threshold
     index0, index1, similarity = index0[keep], index1[keep], similarity[keep]
@@ -48,6 +49,14 @@ def match_coarse(features0: FrameFeatures, features1: FrameFeatures, threshold: 
         features1.window.to_source(target.double().cpu().numpy(), features1.cell),
         similarity.float().cpu().numpy(),
     )
+
+
+def usable_cells(features: FrameFeatures, block: int = 1) -> Tensor:
+    """``(h / block, w / block)`` bool on the descriptors' device: blocks of cells whose centre may be matched."""
+    part = features.usable[features.window.area].astype(np.uint8)
+    height, width = features.descriptors.shape[-2:]
+    cells = cv2.resize(part, (int(width) // block, int(height) // block), interpolation=cv2.INTER_NEAREST)
+    return torch.from_numpy(cells.astype(bool)).to(features.descriptors.device)
 
 
 def _pool(descriptors: Tensor, block: int) -> Tensor:

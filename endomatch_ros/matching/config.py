@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 from endomatch_ros import settings
 from endomatch_ros.errors import ConfigError
-from endomatch_ros.settings import setting
+from endomatch_ros.settings import Scalar, setting
 
 
 @dataclass(frozen=True)
@@ -68,9 +68,9 @@ class MatcherConfig:
         """Whether the dense field of the model's head is used."""
         return self.refinement == "dense" or self.dense_consistency_cells > 0
 
-    def changed(self, **changes: Any) -> MatcherConfig:
+    def changed(self, **changes: Scalar) -> MatcherConfig:
         """A copy with ``changes``; raises :class:`ConfigError` for unknown names and values out of range."""
         unknown = sorted(set(changes) - set(self.__dataclass_fields__))
         if unknown:
             raise ConfigError(f"unknown setting {unknown[0]!r}: a matcher has {', '.join(self.__dataclass_fields__)}")
-        return replace(self, **changes)
+        return replace(self, **changes)  # type: ignore[arg-type]

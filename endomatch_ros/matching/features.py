@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _NORMALISATION_SHARE = 0.045  # side of the local normalisation's window, as a share of the view's long side
 _CONTRAST_FLOOR = 4.0  # 8-bit levels added to the deviation, so that noise on flat tissue is not blown up
-_GAIN = 40.0  # 8-bit levels a local deviation, in the image that Lucas–Kanade sees
+_GAIN = 40.0  # 8-bit levels per local deviation, in the image whose flow the refinement follows
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Window:
 
     @property
     def scale(self) -> NDArray[np.float64]:
-        """Network pixels a source pixel, ``(x, y)``."""
+        """Network pixels per source pixel, ``(x, y)``."""
         return np.array([self.net_width / self.width, self.net_height / self.height])
 
     def to_cells(self, points: NDArray[np.floating], cell: float) -> NDArray[np.float64]:
@@ -63,9 +65,9 @@ class FrameFeatures:
         view: ``(H, W)`` bool, pixels inside the scope's view (highlights included).
         window: what the network saw.
         descriptors: ``(C, h, w)`` float32, L2-normalised, on the model's device.
-        cell: network pixels a descriptor cell, along a side.
+        cell: network pixels per descriptor cell, along a side.
         temperature: the softmax temperature that the descriptors were trained with.
-        tokens: ``(D, h', w')`` float32, L2-normalised, one per patch; kept where the settings use the dense field.
+        tokens: ``(D, h', w')`` float32, L2-normalised, one per patch; without fine branch the descriptors themselves.
     """
 
     image: NDArray[np.uint8]
@@ -75,7 +77,7 @@ class FrameFeatures:
     descriptors: Tensor
     cell: float
     temperature: float
-    tokens: Tensor | None = None
+    tokens: Tensor
 
     @property
     def size(self) -> tuple[int, int]:
@@ -106,10 +108,3 @@ class FrameFeatures:
         variance = cv2.sqrBoxFilter(grey, -1, box) / total - mean * mean
         contrast = weight * (grey - mean) / (np.sqrt(np.maximum(variance, 0.0)) + _CONTRAST_FLOOR)
         return np.asarray(np.clip(contrast * _GAIN + 128.5, 0, 255), np.uint8)
-
-    def usable_cells(self, block: int = 1) -> Tensor:
-        """``(h / block, w / block)`` bool on the descriptors' device: blocks of cells whose centre may be matched."""
-        part = self.usable[self.window.area].astype(np.uint8)
-        height, width = self.descriptors.shape[-2:]
-        cells = cv2.resize(part, (int(width) // block, int(height) // block), interpolation=cv2.INTER_NEAREST)
-        return torch.from_numpy(cells.astype(bool)).to(self.descriptors.device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -12,25 +13,30 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from endomatch_ros.device import resolve_device
 from endomatch_ros.errors import ConfigError
 from endomatch_ros.geometry.coverage import coverage
 from endomatch_ros.matching.coarse import CoarseMatches, descriptor_similarity, match_coarse
 from endomatch_ros.matching.config import MatcherConfig
 from endomatch_ros.matching.features import FrameFeatures
+from endomatch_ros.matching.interface import FrameStream, Reference
 from endomatch_ros.matching.keypoints import detect, thin
 from endomatch_ros.matching.preparation import Prepared, Roi, prepare, share_size
 from endomatch_ros.matching.refiners.dense_field import DenseField, consistent, dense_field
 from endomatch_ros.matching.refiners.photometric import refine
+from endomatch_ros.matching.stream import StreamMatcher
 from endomatch_ros.matching.types import Matches
 from endomatch_ros.matching.view import lookup
 from endomatch_ros.models import Descriptors, MatcherNetwork, ModelInfo, load_model
+from endomatch_ros.settings import Scalar
 
 
 class Matcher:
     """Matches two images with an adapted vision Transformer.
 
     Set up once, then call :meth:`match` for image pairs; for a stream use
-    :class:`~endomatch_ros.matching.StreamMatcher`, which runs the network once a frame.
+    :class:`~endomatch_ros.matching.StreamMatcher`, which runs the network once per frame. Settings never change: for
+    others take :meth:`with_config`.
 
     Args:
         network: the model, in eval mode.
@@ -46,7 +52,7 @@ class Matcher:
         self.device = torch.device(device)
         self.network = network.eval().requires_grad_(False).to(self.device)
         self.info = replace(info, device=str(self.device))
-        self.config = self._possible(config)
+        self._use(config)
 
     @classmethod
     def from_pretrained(
@@ -54,7 +60,7 @@ class Matcher:
         model: str | Path = "embedded",
         device: str = "auto",
         backbone_weights: str | Path | None = None,
-        **config: Any,
+        **config: Scalar,
     ) -> Matcher:
         """Load a preset or a checkpoint.
 
@@ -75,18 +81,29 @@ class Matcher:
         defaults = MatcherConfig(**{name: getattr(network.config, name) for name in own})
         return cls(network, info, defaults.changed(**config), chosen)
 
-    def configure(self, **changes: Any) -> None:
-        """Change settings; raises :class:`ConfigError` and changes nothing if one of them is wrong.
+    @property
+    def config(self) -> MatcherConfig:
+        """Settings."""
+        return self._config
 
-        Features made before serve on; a frame whose features lack what the new settings need is described anew.
+    def with_config(self, **changes: Scalar) -> Matcher:
+        """A matcher with other settings that shares the network with this one, which stays as it is.
+
+        Features that either has made serve the other.
+
+        Raises:
+            ConfigError: an unknown setting, a value out of range or one that the model cannot serve.
         """
-        self.config = self.changed(**changes)
+        other = copy(self)
+        other._use(self.config.changed(**changes))
+        return other
 
-    def changed(self, **changes: Any) -> MatcherConfig:
-        """The settings as :meth:`configure` would make them, which raises the same."""
-        return self._possible(self.config.changed(**changes))
+    def stream(self, reference: Reference = "previous", after: FrameStream | None = None) -> StreamMatcher:
+        """A new stream; ``after``: the one that it takes over from, whose track ids are not used again."""
+        return StreamMatcher(self, reference, 0 if after is None else after.next_id)
 
-    def _possible(self, config: MatcherConfig) -> MatcherConfig:
+    def _use(self, config: MatcherConfig) -> None:
+        """Take the settings, of a matcher that nobody else knows yet."""
         if config.needs_dense and self.network.dense is None:
             name = "refinement" if config.refinement == "dense" else "dense_consistency_cells"
             raise ConfigError(
@@ -94,7 +111,7 @@ class Matcher:
                 "use embedded-dense, train one with `endomatch train --objective gvsl`, or set refinement to "
                 "photometric and dense_consistency_cells to 0"
             )
-        return config
+        self._config = config
 
     def match(
         self,
@@ -158,12 +175,6 @@ class Matcher:
             found |= {i: self._features(frames[i], maps, position) for position, i in enumerate(batch)}
         return [found[index] for index in range(len(frames))]
 
-    def complete(self, features: FrameFeatures) -> FrameFeatures:
-        """The features with all that the settings need, described anew if they were made for others."""
-        if features.tokens is not None or not self.config.needs_dense:
-            return features
-        return self.describe([Prepared(features.image, features.view, features.usable, features.window)])[0]
-
     def _features(self, frame: Prepared, maps: Descriptors, position: int) -> FrameFeatures:
         network, descriptors = self.network, maps.finest[position].float()
         log_scale = network.log_scale_coarse if network.fine is None else network.log_scale_fine
@@ -175,7 +186,7 @@ class Matcher:
             descriptors=descriptors,
             cell=frame.window.net_width / descriptors.shape[-1],
             temperature=float(torch.exp(-log_scale)),
-            tokens=maps.coarse[position].float() if self.config.needs_dense else None,
+            tokens=maps.coarse[position].float(),
         )
 
     def sample(
@@ -241,7 +252,7 @@ class Matcher:
         """The head's field, where the settings use it."""
         if not self.config.needs_dense:
             return None
-        return dense_field(self.network, self.complete(features0), self.complete(features1))
+        return dense_field(self.network, features0, features1)
 
     def _targets(
         self,
@@ -278,19 +289,3 @@ class Matcher:
             with torch.autocast(self.device.type, torch.float16, enabled=half):
                 maps: Descriptors = self.network(tensor, weights)
             return maps
-
-
-def resolve_device(device: str) -> str:
-    """``device`` as a torch device name; ``auto`` is CUDA where there is one. Raises :class:`ConfigError`."""
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        kind = torch.device(device)
-    except RuntimeError as error:
-        raise ConfigError(f"device {device!r} is unknown: use auto, cpu, cuda or cuda:N") from error
-    if kind.type not in ("cpu", "cuda"):
-        raise ConfigError(f"device {device!r} is not supported: use auto, cpu, cuda or cuda:N")
-    if kind.type == "cuda" and (kind.index or 0) >= torch.cuda.device_count():
-        count = torch.cuda.device_count()
-        raise ConfigError(f"device {device!r} was asked for, but PyTorch sees {count} CUDA devices: use auto or cpu")
-    return str(kind)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from endomatch_ros.errors import ConfigError
 from endomatch_ros.matching.features import FrameFeatures
-from endomatch_ros.matching.matcher import Matcher
+from endomatch_ros.matching.interface import Reference
 from endomatch_ros.matching.preparation import Roi
 from endomatch_ros.matching.types import Matches, Stamp
 
-Reference = Literal["previous", "keyframe"]
+if TYPE_CHECKING:
+    from endomatch_ros.matching.matcher import Matcher
+
 _UNNAMED = -1
 
 
@@ -50,7 +52,7 @@ class _Anchor:
 
 
 class StreamMatcher:
-    """Matches each frame of a stream with the one before it, or with a keyframe; the network runs once a frame.
+    """Matches each frame of a stream with the one before it, or with a keyframe; the network runs once per frame.
 
     Points found again keep their ``track_id``: the refined target of one pair is, bit for bit, the source point of the
     next. With a keyframe the source points stay in the keyframe, and move on when the keyframe changes. Not
@@ -59,22 +61,26 @@ class StreamMatcher:
     Args:
         matcher: shared by any number of streams.
         reference: ``previous`` (the frame before) or ``keyframe`` (the first frame, until :meth:`set_keyframe`).
+        first_id: the first track id.
 
     Attributes:
+        matcher: as above; may be exchanged at any time for one of other settings (:meth:`Matcher.with_config`): the
+            reference and the tracks stay.
         reference: as above; may be changed at any time.
+        next_id: the track id of the next new point.
 
     Raises:
         ConfigError: ``reference`` is neither.
     """
 
-    def __init__(self, matcher: Matcher, reference: Reference = "previous") -> None:
+    def __init__(self, matcher: Matcher, reference: Reference = "previous", first_id: int = 0) -> None:
         if reference not in ("previous", "keyframe"):
             raise ConfigError(f"reference is {reference!r}; it must be previous or keyframe")
         self.matcher = matcher
         self.reference: Reference = reference
         self._anchor: _Anchor | None = None
         self._newest: _Anchor | None = None
-        self._next_id = 0
+        self.next_id = first_id
 
     @property
     def track_lengths(self) -> NDArray[np.int64]:
@@ -149,8 +155,6 @@ class StreamMatcher:
 
     def _match(self, anchor: _Anchor, features: FrameFeatures) -> tuple[Matches, NDArray[np.int64]]:
         """Matches with their track ids, and their positions among the anchor's points (none without refinement)."""
-        # Once, for a keyframe that was described for other settings.
-        anchor.features = self.matcher.complete(anchor.features)
         if self.matcher.config.refinement == "none":  # on the network's grid, where the tracks are not
             matches = self.matcher.match_features(anchor.features, features)
             return replace(matches, track_ids=self._new_ids(len(matches)).astype(np.uint32)), np.zeros(0, np.int64)
@@ -166,6 +170,6 @@ class StreamMatcher:
         return replace(matches, track_ids=ids.astype(np.uint32), timings=timings), tracked
 
     def _new_ids(self, count: int) -> NDArray[np.int64]:
-        ids = (self._next_id + np.arange(count)) & 0xFFFFFFFF  # wraps after 2^32 points: days of streaming
-        self._next_id += count
+        ids = (self.next_id + np.arange(count)) & 0xFFFFFFFF  # wraps after 2^32 points: days of streaming
+        self.next_id += count
         return ids

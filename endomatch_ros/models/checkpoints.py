@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,22 +12,12 @@ from safetensors import SafetensorError, safe_open
 from endomatch_ros.errors import CheckpointError
 from endomatch_ros.models.backbone import build_backbone
 from endomatch_ros.models.config import PRESETS, ModelConfig, preset_config
+from endomatch_ros.models.info import ModelInfo
 from endomatch_ros.models.network import MatcherNetwork
 from endomatch_ros.models.storage import write_safetensors
 
 FORMAT = "endomatch-1"
 _WEIGHTS = Path(__file__).parent / "weights"
-
-
-@dataclass(frozen=True)
-class ModelInfo:
-    """Which model this is: name, where its weights came from, their SHA-256, parameter count, device."""
-
-    name: str
-    source: str
-    sha256: str
-    parameters: int
-    device: str
 
 
 def save_checkpoint(

@@ -1,10 +1,10 @@
-"""One camera while the node is configured: its subscriptions, its pipeline, its publishers."""
+"""One camera while the node is configured: its subscriptions, and what belongs to it."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
 
 from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.lifecycle import LifecycleNode
@@ -15,6 +15,12 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from endomatch_ros.ros.monitoring.statistics import Statistics
 from endomatch_ros.ros.outputs import INPUT_QOS, OVERRIDABLE
 from endomatch_ros.ros.pipeline import Pipeline
+
+if TYPE_CHECKING:
+    from rclpy.event_handler import QoSRequestedIncompatibleQoSInfo
+    from rclpy.subscription import Subscription
+
+_M = TypeVar("_M", Image, CompressedImage, CameraInfo)
 
 
 class Channel:
@@ -53,7 +59,7 @@ class Channel:
         # As image_transport does it: the remapping of image_raw counts for the compressed topic too.
         self.topic = node.resolve_topic_name(f"{folder}image_raw") + ("/compressed" if compressed else "")
         self._node, self._on_image = node, on_image
-        self._subscriptions: list[Any] = []
+        self._subscriptions: list[Subscription[Image] | Subscription[CompressedImage] | Subscription[CameraInfo]] = []
         events = SubscriptionEventCallbacks(incompatible_qos=self._on_incompatible_qos)
         try:
             self._subscribe(self.kind, self.topic, self._take_image, events)
@@ -68,7 +74,9 @@ class Channel:
             self._node.destroy_subscription(subscription)
         self._subscriptions.clear()
 
-    def _subscribe(self, kind: type, topic: str, callback: Callable[[Any], None], events: Any) -> None:
+    def _subscribe(
+        self, kind: type[_M], topic: str, callback: Callable[[_M], None], events: SubscriptionEventCallbacks | None
+    ) -> None:
         self._subscriptions.append(
             self._node.create_subscription(
                 kind,
@@ -86,7 +94,7 @@ class Channel:
     def _take_info(self, message: CameraInfo) -> None:
         self.info = message
 
-    def _on_incompatible_qos(self, event: Any) -> None:
+    def _on_incompatible_qos(self, event: QoSRequestedIncompatibleQoSInfo) -> None:
         policy = qos_policy_name_from_kind(event.last_policy_kind)
         self._node.get_logger().error(
             f"a publisher on {self.topic} offers a QoS that does not fit ({policy}): its images will not arrive. Set "

@@ -27,6 +27,7 @@ from rclpy.qos_overriding_options import InvalidQosOverridesError
 from std_srvs.srv import SetBool, Trigger
 
 from endomatch_ros.errors import ConfigError, EndomatchError
+from endomatch_ros.matching.interface import FrameMatcher
 from endomatch_ros.ros import parameters
 from endomatch_ros.ros.launching.lifetime import until_told
 from endomatch_ros.ros.messages.clouds import NANOSECONDS
@@ -44,7 +45,6 @@ class EndomatchNode(LifecycleNode):
 
     Args:
         load: makes the matcher from the parameters; None: this package's.
-        make_stream: makes the stream of the matcher; None: this package's.
         **kwargs: rclpy's node arguments (``parameter_overrides``, ``context``, ``namespace``, …).
 
     Raises:
@@ -53,12 +53,11 @@ class EndomatchNode(LifecycleNode):
 
     def __init__(
         self,
-        load: Callable[[parameters.Settings], Any] | None = None,
-        make_stream: Callable[[Any], Any] | None = None,
+        load: Callable[[parameters.Settings], FrameMatcher] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__("endomatch", **kwargs)
-        self._load, self._make_stream = load or _load_matcher, make_stream or _make_stream
+        self._load = load or _load_matcher
         self._session: Session | None = None
         self._fault = ""
         self._faults_reported: dict[str, int] = {}
@@ -86,7 +85,7 @@ class EndomatchNode(LifecycleNode):
             matcher.warmup(WARM_UP_SIZE)
             sources = [*self._cameras, *([STEREO] if settings.mode != "temporal" else [])]
             self._statistics = {source: self._statistics.get(source, Statistics()) for source in sources}
-            self._session = session = Session(self, matcher, self._statistics, self._make_stream)
+            self._session = session = Session(self, matcher, self._statistics)
         except Exception as error:
             self._release()
             self._fault = str(error)
@@ -201,7 +200,7 @@ class EndomatchNode(LifecycleNode):
             state=self._state_machine.current_state[1],
             waited=0.0 if active_since is None else now - active_since,
             timeout=self.get_parameter("input_timeout_s").value,
-            matcher=session.matcher if session is not None else None,
+            matcher=session.in_force if session is not None else None,
             fault=self._fault,
             hardware_id=session.hardware_id if session is not None else "none",
             gap=None if gap is None else gap / NANOSECONDS,
@@ -222,16 +221,10 @@ class EndomatchNode(LifecycleNode):
 
 
 # PyTorch takes seconds to import: only configure needs it, a wrong parameter should be reported at once.
-def _load_matcher(settings: parameters.Settings) -> Any:
+def _load_matcher(settings: parameters.Settings) -> FrameMatcher:
     from endomatch_ros.matching import Matcher
 
     return Matcher.from_pretrained(settings.model, settings.device, settings.backbone_weights or None)
-
-
-def _make_stream(matcher: Any) -> Any:
-    from endomatch_ros.matching import StreamMatcher
-
-    return StreamMatcher(matcher)
 
 
 def main(args: list[str] | None = None) -> int:

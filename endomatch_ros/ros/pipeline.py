@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import cast
 
 import cv2
 import numpy as np
@@ -17,15 +17,16 @@ from endomatch_ros.errors import CalibrationError, ConfigError
 from endomatch_ros.geometry.camera import Camera
 from endomatch_ros.geometry.robust import EpipolarEstimate, estimate_epipolar, recover_relative_pose
 from endomatch_ros.geometry.uncertainty import refine_relative_pose, relative_pose_covariance
+from endomatch_ros.matching.features import FrameFeatures
+from endomatch_ros.matching.interface import FrameMatcher, FrameStream, Reference
 from endomatch_ros.matching.keyframes import KeyframeWatch
+from endomatch_ros.matching.preparation import Prepared
+from endomatch_ros.matching.types import Matches
 from endomatch_ros.ros.messages.calibration import to_camera
 from endomatch_ros.ros.messages.clouds import stamp_to_ns
 from endomatch_ros.ros.messages.images import RGB, compressed_to_rgb, to_rgb
 from endomatch_ros.ros.monitoring.statistics import Statistics
 from endomatch_ros.ros.parameters.table import Settings
-
-if TYPE_CHECKING:
-    from endomatch_ros.matching import Matches
 
 
 @dataclass(frozen=True)
@@ -57,13 +58,13 @@ class Frame:
     Attributes:
         job: where it came from.
         image: RGB uint8 ``(H, W, 3)``.
-        prepared: a :class:`~endomatch_ros.matching.preparation.Prepared`.
+        prepared: the image for the network.
         camera: its calibration, None if there is none.
     """
 
     job: Job
     image: RGB
-    prepared: Any
+    prepared: Prepared
     camera: Camera | None
 
     @property
@@ -116,14 +117,13 @@ class Pipeline:
     """Decodes, matches with the reference and estimates the geometry; for one camera, used by one thread.
 
     Args:
-        matcher: a :class:`~endomatch_ros.matching.Matcher`, perhaps shared with other cameras.
-        own: the model's own values of the matcher's parameters.
+        loaded: the matcher with the model's own settings; other cameras may share it.
         settings: the parameters to start with.
         statistics: counts resets, keyframes and tracks.
         on_warning: told once about each calibration that cannot be used.
-        make_stream: makes the stream of the matcher.
 
     Attributes:
+        matcher: this camera's, with the settings in force.
         stream: the frames' features and tracks.
 
     Raises:
@@ -132,27 +132,22 @@ class Pipeline:
 
     def __init__(
         self,
-        matcher: Any,
-        own: Mapping[str, Any],
+        loaded: FrameMatcher,
         settings: Settings,
         statistics: Statistics,
         on_warning: Callable[[str], None],
-        make_stream: Callable[[Any], Any],
     ) -> None:
-        self._matcher = matcher
-        self.stream = make_stream(matcher)
+        self._loaded = loaded
         self._settings = settings
         self._statistics = statistics
         self._on_warning = on_warning
-        self._own = own
-        matcher.configure(**self._config(settings))
-        self.stream.reference = settings.reference
+        self._use(settings)
         self._mask = _read_mask(settings.mask_file)
         self._requested: deque[str] = deque()
         self._keyframe_wanted = False
         self._watch = KeyframeWatch()
         self._last: tuple[int, tuple[int, int]] | None = None
-        self._calibration: tuple[Any, Camera | None] = (None, None)
+        self._calibration: tuple[object, Camera | None] = (None, None)
 
     # Any thread
 
@@ -166,7 +161,7 @@ class Pipeline:
 
     def validate(self, settings: Settings) -> None:
         """Raise ConfigError if the matcher would refuse the settings' values."""
-        self._matcher.changed(**self._config(settings))
+        self._loaded.with_config(**settings.matcher_config())
 
     # The worker's thread
 
@@ -184,12 +179,11 @@ class Pipeline:
             self._reset("stamp_backwards")  # a looped bag, a restarted clock: the old frame is no neighbour any more
         elif self._last and size != self._last[1]:
             self._reset("size_changed")
-        # The matcher is all cameras', mask and region are this one's.
-        prepared = self._matcher.prepare(image, self._mask, job.settings.region, job.settings.mask != "none")
+        prepared = self.matcher.prepare(image, self._mask, job.settings.region, job.settings.mask != "none")
         self._last = (stamp, size)
         return Frame(job, image, prepared, self._camera(job, size))
 
-    def match(self, frame: Frame, features: Any) -> Pair | None:
+    def match(self, frame: Frame, features: FrameFeatures) -> Pair | None:
         """Match a frame with the reference; None for the first frame after a reset."""
         matches = self.stream.push_features(features, frame.stamp)
         if matches is None:
@@ -202,7 +196,7 @@ class Pipeline:
         pair = Pair(frame.image, matches, estimate, (camera, camera))
         return pair if camera is None else _with_pose(pair, camera)
 
-    def hold(self, frame: Frame, features: Any) -> None:
+    def hold(self, frame: Frame, features: FrameFeatures) -> None:
         """Take a frame without matching it with an earlier one: for stereo alone."""
         self.stream.reset()
         self.stream.push_features(features, frame.stamp)
@@ -235,17 +229,18 @@ class Pipeline:
             self._new_keyframe(cause)
 
     def _apply(self, settings: Settings) -> None:
-        before, self._settings = self._settings, settings
-        if settings is before or _kept(settings) == _kept(before):
-            return
-        # The features of the last frame belong to the old values.
-        self.stream.reference = settings.reference
-        self._matcher.configure(**self._config(settings))
-        self._reset("parameters_changed")
+        before = self._settings
+        if settings is not before and _kept(settings) != _kept(before):
+            # The features of the last frame belong to the old values.
+            self._use(settings, self.stream)
+            self._reset("parameters_changed")
+        self._settings = settings
 
-    def _config(self, settings: Settings) -> dict[str, Any]:
-        """The matcher's values: what was chosen, the model's own for the rest."""
-        return {**self._own, **settings.matcher_config()}
+    def _use(self, settings: Settings, after: FrameStream | None = None) -> None:
+        """Match with what was chosen, and the model's own values for the rest, in place of the stream ``after``."""
+        self.matcher = self._loaded.with_config(**settings.matcher_config())
+        reference = cast(Reference, settings.reference)  # checked when it was set
+        self.stream: FrameStream = self.matcher.stream(reference, after)
 
     def _camera(self, job: Job, size: tuple[int, int]) -> Camera | None:
         if job.info is None:
@@ -272,12 +267,12 @@ def _with_pose(pair: Pair, camera: Camera) -> Pair:
     return replace(pair, pose=pose, covariance=covariance)
 
 
-def _kept(settings: Settings) -> tuple[Any, ...]:
+def _kept(settings: Settings) -> tuple[object, ...]:
     """What the features that a stream keeps were made with."""
     return settings.matcher_config(), settings.roi, settings.reference
 
 
-def content(info: CameraInfo) -> tuple[Any, ...]:
+def content(info: CameraInfo) -> tuple[object, ...]:
     """What counts of a CameraInfo, to compare by."""
     roi = info.roi
     region = (roi.x_offset, roi.y_offset, roi.width, roi.height, info.binning_x, info.binning_y)

@@ -6,20 +6,22 @@ import gc
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from rclpy.lifecycle import LifecycleNode
 from sensor_msgs.msg import CompressedImage, Image
 
 from endomatch_ros.errors import EndomatchError, ImageError
+from endomatch_ros.matching.features import FrameFeatures
+from endomatch_ros.matching.interface import FrameMatcher
 from endomatch_ros.ros import parameters
 from endomatch_ros.ros.channel import Channel
 from endomatch_ros.ros.messages.clouds import NANOSECONDS, stamp_to_ns
 from endomatch_ros.ros.messages.images import ENCODINGS
 from endomatch_ros.ros.monitoring.statistics import Statistics
 from endomatch_ros.ros.outputs import Outputs
-from endomatch_ros.ros.parameters.table import MATCHER_PARAMETERS, STEREO
+from endomatch_ros.ros.parameters.table import STEREO
 from endomatch_ros.ros.pipeline import Frame, Job, Pair, Pipeline
 from endomatch_ros.ros.stereo import StereoMatching
 from endomatch_ros.ros.sync import FrameBuffer
@@ -36,9 +38,8 @@ class Session:
 
     Args:
         node: whose topics and parameters are used.
-        matcher: loaded.
+        matcher: just loaded; each camera has one of its own settings, which shares its model.
         statistics: counts what happens, by camera; with key ``stereo`` for the pairs of a stereo mode.
-        make_stream: makes a stream of the matcher.
 
     Attributes:
         channels: by camera.
@@ -52,13 +53,7 @@ class Session:
         rclpy.qos_overriding_options.InvalidQosOverridesError: a QoS override of unknown value.
     """
 
-    def __init__(
-        self,
-        node: LifecycleNode,
-        matcher: Any,
-        statistics: Mapping[str, Statistics],
-        make_stream: Callable[[Any], Any],
-    ) -> None:
+    def __init__(self, node: LifecycleNode, matcher: FrameMatcher, statistics: Mapping[str, Statistics]) -> None:
         self.matcher = matcher
         self.hardware_id = f"{matcher.info.name} on {matcher.info.device}"
         self.active_since: float | None = None
@@ -70,25 +65,30 @@ class Session:
         self._outputs: dict[str, Outputs] = {}
         self._stereo = StereoMatching(self._warn) if STEREO in statistics else None
         cameras = [name for name in statistics if name != STEREO]
-        own = {name: getattr(matcher.config, name) for name in MATCHER_PARAMETERS}
         self.buffer: FrameBuffer[Job] = FrameBuffer(cameras, strict=self._mode == STEREO)
         self._worker = Worker(self.buffer, self._process, self._fail_all, self._drop)
         try:
             for camera in cameras:
-                self._open(camera, own, make_stream)
+                self._open(camera)
             if self._stereo is not None:
                 self._outputs[STEREO] = Outputs(node, self.hardware_id, STEREO, stereo=True)
         except Exception:
             self.close()
             raise
 
-    def _open(self, camera: str, own: Mapping[str, Any], make_stream: Callable[[Any], Any]) -> None:
+    def _open(self, camera: str) -> None:
         settings, statistics = parameters.read(self._node, camera), self._statistics[camera]
-        pipeline = Pipeline(self.matcher, own, settings, statistics, self._warn, make_stream)
+        pipeline = Pipeline(self.matcher, settings, statistics, self._warn)
         if self._mode != STEREO:
             self._outputs[camera] = Outputs(self._node, self.hardware_id, camera)
         compressed = settings.image_transport == "compressed"
         self.channels[camera] = Channel(self._node, camera, compressed, pipeline, statistics, self._receive)
+
+    @property
+    def in_force(self) -> FrameMatcher:
+        """The matcher with the settings in force; but for mask and region they are the same for all cameras."""
+        first = next(iter(self.channels.values()))
+        return first.pipeline.matcher
 
     def activate(self) -> None:
         """Begin to match, from the next frame on."""
@@ -180,7 +180,7 @@ class Session:
             self._fail(camera, job, error)
             return None
 
-    def _match(self, camera: str, frame: Frame, features: Any) -> bool:
+    def _match(self, camera: str, frame: Frame, features: FrameFeatures) -> bool:
         pipeline = self.channels[camera].pipeline
         try:
             if self._mode == STEREO:
@@ -192,7 +192,9 @@ class Session:
             return False
         return True
 
-    def _match_stereo(self, stereo: StereoMatching, frames: dict[str, Frame], described: dict[str, Any]) -> None:
+    def _match_stereo(
+        self, stereo: StereoMatching, frames: dict[str, Frame], described: dict[str, FrameFeatures]
+    ) -> None:
         first, second = self.channels
         reference, current = frames[first], frames[second]
         self._statistics[STEREO].arrived(time.monotonic())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -11,6 +10,8 @@ from endomatch_ros.data.calibration import stereo_pose
 from endomatch_ros.errors import CalibrationError
 from endomatch_ros.geometry.robust import estimate_epipolar
 from endomatch_ros.geometry.stereo import StereoRig
+from endomatch_ros.matching.features import FrameFeatures
+from endomatch_ros.matching.interface import FrameStream
 from endomatch_ros.ros.pipeline import Frame, Pair, content
 
 
@@ -26,9 +27,9 @@ class StereoMatching:
 
     def __init__(self, on_warning: Callable[[str], None]) -> None:
         self._on_warning = on_warning
-        self._known: tuple[Any, StereoRig | None] = (None, None)
+        self._known: tuple[object, StereoRig | None] = (None, None)
 
-    def match(self, reference: Frame, current: Frame, features: Any, stream: Any) -> Pair:
+    def match(self, reference: Frame, current: Frame, features: FrameFeatures, stream: FrameStream) -> Pair:
         """Match two frames of one moment.
 
         Args:

@@ -8,7 +8,7 @@ import lightning
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from endomatch_ros.matching.matcher import resolve_device
+from endomatch_ros.device import resolve_device
 from endomatch_ros.training.config import TRAIN_SEEDS, VALIDATION_SEEDS, TrainConfig
 from endomatch_ros.training.novel_view.pairs import NovelViewPairs
 from endomatch_ros.training.pairs.datasets import AugmentConfig, Pairs, PairSource, ScenePairs

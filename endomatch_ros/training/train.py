@@ -17,10 +17,10 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from endomatch_ros import __version__
+from endomatch_ros.device import resolve_device
 from endomatch_ros.errors import ConfigError
 from endomatch_ros.fitting.checkpoint_io import AtomicCheckpointIO, steps_done
 from endomatch_ros.fitting.progress import Bar, TextProgress
-from endomatch_ros.matching.matcher import resolve_device
 from endomatch_ros.models import save_checkpoint
 from endomatch_ros.training.config import TrainConfig, to_plain
 from endomatch_ros.training.data import TrainingData

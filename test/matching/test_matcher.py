@@ -24,13 +24,6 @@ def matcher(request):
     return Matcher.from_pretrained(device=request.param, resolution=320)
 
 
-@pytest.fixture
-def settings(matcher):
-    before = matcher.config
-    yield matcher
-    matcher.config = before
-
-
 @pytest.fixture(scope="module")
 def scene():
     return SyntheticEndoscope(SCENE)
@@ -78,7 +71,7 @@ def test_the_same_input_gives_the_same_output(matcher, frames):
 def test_an_image_matches_itself_in_place(matcher, frames):
     matches = matcher.match(frames[0].image, frames[0].image)
     assert len(matches) > 500
-    # The coarse flow is not exactly zero, and Lucas–Kanade has to find the way back through an interpolated image.
+    # The coarse flow is not exactly zero, and the refinement has to find the way back through an interpolated image.
     off = np.linalg.norm(matches.keypoints1 - matches.keypoints0, axis=1)
     assert np.percentile(off, 99) < 0.15
     assert np.median(off) < 0.04
@@ -108,21 +101,19 @@ def test_sizes_may_differ(matcher, frames):
     assert matches.size1 == (800, 640)
 
 
-def test_without_refinement_matches_are_right_to_a_cell(settings, scene, frames):
-    settings.configure(refinement="none")
-    matches = settings.match(frames[0].image, frames[1].image)
+def test_without_refinement_matches_are_right_to_a_cell(matcher, scene, frames):
+    matches = matcher.with_config(refinement="none").match(frames[0].image, frames[1].image)
     truth, visible = scene.correspondence(0.0, 0.2, matches.keypoints0)
     error = np.linalg.norm(matches.keypoints1 - truth, axis=1)[visible]
     assert len(matches) >= 300
     assert np.median(error) < 4.0
 
 
-def test_nothing_outside_the_view_or_on_highlights(settings, frames):
+def test_nothing_outside_the_view_or_on_highlights(matcher, frames):
     image = frames[0].image.copy()
     image[150:180, 180:215] = 255
     for refinement in ("photometric", "none"):
-        settings.configure(refinement=refinement)
-        matches = settings.match(image, frames[1].image)
+        matches = matcher.with_config(refinement=refinement).match(image, frames[1].image)
         x, y = np.round(matches.keypoints0).astype(int).T
         assert frames[0].mask[y, x].all()
         assert not ((x >= 180) & (x < 215) & (y >= 150) & (y < 180)).any()
@@ -142,17 +133,38 @@ def test_masks_override_the_automatic_one(matcher, frames):
         matcher.match(frames[0].image, frames[1].image, left[:-1])
 
 
-def test_settings_take_effect(settings, frames):
-    settings.configure(max_keypoints=50)
-    assert len(settings.match(frames[0].image, frames[1].image)) <= 50
-    settings.configure(refinement="none")
-    assert len(settings.match(frames[0].image, frames[1].image)) <= 50
-    settings.configure(max_keypoints=2000, similarity_threshold=1.0)
-    assert len(settings.match(frames[0].image, frames[1].image)) == 0
-    before = settings.config
+def test_settings_take_effect(matcher, frames):
+    images = frames[0].image, frames[1].image
+    few = matcher.with_config(max_keypoints=50)
+    assert 0 < len(few.match(*images)) <= 50
+    assert 0 < len(few.with_config(refinement="none").match(*images)) <= 50
+    assert len(matcher.with_config(max_keypoints=2000, similarity_threshold=1.0).match(*images)) == 0
+    before = matcher.config
     with pytest.raises(ConfigError):
-        settings.configure(max_keypoints=10, similarity_threshold=7.0)
-    assert settings.config == before
+        matcher.with_config(max_keypoints=10, similarity_threshold=7.0)
+    with pytest.raises(ConfigError, match="unknown setting 'speed'"):
+        matcher.with_config(speed=3)
+    assert matcher.config == before
+    with pytest.raises(AttributeError):
+        matcher.config = few.config
+
+
+def test_settings_of_one_do_not_reach_another_of_the_same_network(matcher, frames):
+    """Two of one network, used in turn, give bit for bit what two that were loaded apart give."""
+    choices = {"resolution": 224, "max_keypoints": 300}, {"similarity_threshold": 0.7, "refinement": "none"}
+    device = str(matcher.device)
+    streams = [StreamMatcher(matcher.with_config(**chosen)) for chosen in choices]
+    apart = [StreamMatcher(Matcher.from_pretrained(device=device, **{"resolution": 320, **c})) for c in choices]
+    assert streams[0].matcher.network is streams[1].matcher.network is matcher.network
+    results = [[stream.push(frame.image) for stream in streams] for frame in frames]
+    for expected, position in zip(apart, range(2), strict=True):
+        for frame, found in zip(frames, results, strict=True):
+            one, other = found[position], expected.push(frame.image)
+            assert (one is None) == (other is None)
+            if one is not None:
+                assert np.array_equal(one.keypoints0, other.keypoints0)
+                assert np.array_equal(one.keypoints1, other.keypoints1)
+                assert np.array_equal(one.track_ids, other.track_ids)
 
 
 @pytest.mark.parametrize("level", [0, 128, 255])
@@ -304,9 +316,21 @@ class TestStream:
         assert len(stream.push(frames[1].image)) == 0
         assert len(stream.push(frames[2].image)) > 300
 
-    def test_unrefined_streams_give_fresh_ids(self, settings, frames):
-        settings.configure(refinement="none")
-        stream = StreamMatcher(settings)
+    def test_a_stream_takes_over_without_using_an_id_again(self, matcher, frames):
+        """As where the settings of a camera change: another matcher of the network, the same numbers go on."""
+        stream = matcher.stream()
+        stream.push(frames[0].image)
+        first = stream.push(frames[1].image)
+        stream.push(frames[2].image)  # names that nobody has seen count, too
+        after = matcher.with_config(max_keypoints=200).stream("keyframe", stream)
+        assert after.reference == "keyframe"
+        assert after.push(frames[0].image) is None
+        second = after.push(frames[1].image)
+        assert second.track_ids.min() == stream.next_id > first.track_ids.max()
+        assert after.next_id > second.track_ids.max()
+
+    def test_unrefined_streams_give_fresh_ids(self, matcher, frames):
+        stream = StreamMatcher(matcher.with_config(refinement="none"))
         results = [stream.push(f.image) for f in frames]
         assert not np.isin(results[2].track_ids, results[1].track_ids).any()
 

@@ -11,7 +11,8 @@ from rcl_interfaces.msg import ParameterType, ParameterValue
 from rcl_interfaces.srv import DescribeParameters, SetParameters
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException, ParameterException
 from sensor_msgs.msg import CompressedImage
-from support.ros import FakeMatcher, bench, texture, wait_until
+from support.fakes import FakeMatcher
+from support.ros import bench, texture, wait_until
 
 from endomatch_ros.errors import CheckpointError, ConfigError
 from endomatch_ros.matching.config import MatcherConfig
@@ -175,12 +176,12 @@ def test_settings_of_the_model_come_as_numbers_or_the_word_from_command_line_and
     arguments = ["--params-file", str(file), "-p", "resolution:=320", "-p", "similarity_threshold:=1"]
     with bench(cli_args=[*arguments, "-p", "refinement:=none"]) as current:
         current.matched()
-        config = current.node._session.matcher.config
+        config = current.node._session.in_force.config
         assert config == MatcherConfig(320, 1.0, 123, "none", forward_backward_px=2.0)
         assert isinstance(config.similarity_threshold, float)
     with bench({"max_keypoints": 50}, cli_args=["-p", "resolution:=model", "-p", "refinement:=model"]) as current:
         current.matched()
-        assert current.node._session.matcher.config == MatcherConfig(max_keypoints=50)
+        assert current.node._session.in_force.config == MatcherConfig(max_keypoints=50)
 
 
 def test_a_setting_of_the_model_cannot_be_undeclared(running):
@@ -222,15 +223,15 @@ def test_a_bad_value_at_run_time_is_refused_and_nothing_changes(running, name, v
 
 def test_thresholds_change_at_run_time(running):
     running.matched()
-    own = running.node._session.matcher.config
+    own = running.node._session.in_force.config
     assert set_parameter(running.client, "min_matches", 100).successful
     assert "fewer than min_matches 100" in running.matched()[1].message
     assert set_parameter(running.client, "similarity_threshold", 0.7).successful
     running.matched()
-    assert running.node._session.matcher.config.similarity_threshold == 0.7
+    assert running.node._session.in_force.config.similarity_threshold == 0.7
     assert set_parameter(running.client, "similarity_threshold", "model").successful
     running.matched()
-    assert running.node._session.matcher.config == own
+    assert running.node._session.in_force.config == own
 
 
 def test_a_mask_file_that_is_no_image_is_a_clear_error(tmp_path):

@@ -6,7 +6,8 @@ from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParameters
 from sensor_msgs.msg import CameraInfo
 from std_srvs.srv import Trigger
-from support.ros import TRUE_POSE, Bench, bench, pinhole, texture, two_views, wait_until
+from support.fakes import TRUE_POSE, pinhole, two_views
+from support.ros import Bench, bench, texture, wait_until
 
 from endomatch_ros.data.clouds import STEREO_DTYPE
 from endomatch_ros.geometry.camera import Camera
@@ -134,45 +135,38 @@ def test_a_bad_frame_of_one_camera_does_not_cost_the_other(rig):
 def test_a_camera_may_have_its_own_region():
     parameters = {"cameras": ["left", "right"], "roi": [0, 0, 100, 100], "right.roi": [10, 10, 80, 80]}
     with bench(parameters, clients=LEFT_RIGHT) as current:
-        regions = []
-        matcher = current.node._session.matcher
-        prepare = matcher.prepare
-        matcher.prepare = lambda image, mask, roi, auto: regions.append(roi) or prepare(image, mask, roi, auto)
+        asked = current.matchers[0].asked
         send_both(current, 10**9)
-        assert sorted(regions) == [(0, 0, 100, 100), (10, 10, 80, 80)]
+        assert sorted(call.roi for call in asked) == [(0, 0, 100, 100), (10, 10, 80, 80)]
         # It changes while the node runs, for one camera alone, and what does not fit is refused with the reason.
         assert set_parameters(current.client, **{"left.roi": [0, 0, 64, 64]})[0].successful
         refused = set_parameters(current.client, **{"left.roi": [0, 0, 5, 5]})[0]
         assert not refused.successful
         assert "left.roi" in refused.reason
         assert "at least 32" in refused.reason
-        regions.clear()
+        asked.clear()
         send_both(current, 2 * 10**9)
-        assert sorted(regions) == [(0, 0, 64, 64), (10, 10, 80, 80)]
+        assert sorted(call.roi for call in asked) == [(0, 0, 64, 64), (10, 10, 80, 80)]
 
 
 def test_a_camera_may_have_its_own_mask():
     with bench({"cameras": ["left", "right"], "left.mask": "none"}, clients=LEFT_RIGHT) as current:
-        found = {}
-        prepare = current.node._session.matcher.prepare
-        current.node._session.matcher.prepare = lambda image, mask, roi, auto: (
-            found.update({int(image[0, 0, 0]): auto}) or prepare(image, mask, roi, auto)
-        )
+        asked = current.matchers[0].asked
         for level, camera in ((10, "left"), (20, "right")):
             current.clients[camera].send(np.full((HEIGHT, WIDTH, 3), level, np.uint8), stamp=10**9)
-        wait_until(lambda: len(found) == 2, "both frames")
-        assert found == {10: False, 20: True}
+        wait_until(lambda: len(asked) == 2, "both frames")
+        assert {call.level: call.auto for call in asked} == {10: False, 20: True}
 
 
 def test_the_models_own_value_comes_back_for_all_cameras():
     parameters = {"cameras": ["left", "right"], "similarity_threshold": 0.9}
     with bench(parameters, clients=LEFT_RIGHT) as current:
-        matcher = current.node._session.matcher
+        channels, own = current.node._session.channels, current.matchers[0].config
         send_both(current, 10**9)
-        assert matcher.config.similarity_threshold == 0.9
+        assert [channel.pipeline.matcher.config.similarity_threshold for channel in channels.values()] == [0.9, 0.9]
         assert set_parameters(current.client, similarity_threshold="model")[0].successful
         send_both(current, 2 * 10**9)
-        assert matcher.config.similarity_threshold == type(matcher.config)().similarity_threshold
+        assert [channel.pipeline.matcher.config for channel in channels.values()] == [own, own]
 
 
 def test_a_region_beyond_the_image_is_told_and_counted():

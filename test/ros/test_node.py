@@ -7,7 +7,8 @@ from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from sensor_msgs.msg import CameraInfo
 from std_srvs.srv import SetBool, Trigger
-from support.ros import TRUE_POSE, bench, pinhole, texture, two_views, wait_until
+from support.fakes import TRUE_POSE, pinhole, two_views
+from support.ros import bench, texture, wait_until
 
 from endomatch_ros.ros.messages.clouds import CLOUD_DTYPE, ns_to_stamp, stamp_to_ns, unpack_cloud, unpack_values
 from endomatch_ros.ros.messages.images import to_compressed_message

@@ -18,8 +18,7 @@ def answers():
     scene = SyntheticEndoscope(SceneConfig(seed=20101, kind="cavity", width=400, height=320, stereo_baseline=0.003))
     frames = [scene.render(t) for t in (0.0, 0.1)]
     parameters = {"cameras": ["left", "right"], "mode": "both", "device": "cpu", "resolution": 320, "batch_wait_s": 1.0}
-    real = {"load": node._load_matcher, "make_stream": node._make_stream}
-    with bench(parameters, clients=("stereo", "left", "right"), **real) as current:
+    with bench(parameters, load=node._load_matcher, clients=("stereo", "left", "right")) as current:
         stereo, left, right = current.clients.values()
         for stamp, frame in zip(STAMPS, frames, strict=True):
             views = ((left, frame.image, frame.camera, 0.0), (right, frame.partner.image, frame.partner.camera, 0.003))

@@ -11,7 +11,6 @@ import gc
 import os
 import threading
 import time
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -26,18 +25,13 @@ from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 
-from endomatch_ros.errors import ConfigError
-from endomatch_ros.matching.config import MatcherConfig
-from endomatch_ros.matching.preparation import prepare
-from endomatch_ros.matching.types import Matches
 from endomatch_ros.ros.launching import dds
 from endomatch_ros.ros.messages.clouds import ns_to_stamp, stamp_to_ns, unpack_values
 from endomatch_ros.ros.messages.images import to_message
+from support.fakes import PATIENCE, FakeMatcher
 
 DOMAIN = int(os.environ["ROS_DOMAIN_ID"])  # of this test run alone, see conftest.py
 dds.prepare()
-
-PATIENCE = 20.0  # seconds until a condition that should hold has failed
 
 
 def wait_until(condition, what: str, patience: float = PATIENCE):
@@ -50,115 +44,6 @@ def wait_until(condition, what: str, patience: float = PATIENCE):
             return value
         pause.wait(0.01)
     pytest.fail(f"not within {patience:g} s: {what}")
-
-
-@dataclass(frozen=True)
-class FakeInfo:
-    name: str = "fake"
-    source: str = "test"
-    sha256: str = "0" * 64
-    parameters: int = 0
-    device: str = "cpu"
-
-
-class FakeMatcher:
-    """Stands in for the matcher where a test is about the ROS side."""
-
-    def __init__(self):
-        self.config, self.info = MatcherConfig(), FakeInfo()
-        self.warm = False
-        self.batches = []
-
-    def configure(self, **changes):
-        self.config = self.changed(**changes)
-
-    def changed(self, **changes):
-        config = self.config.changed(**changes)
-        if config.needs_dense:
-            raise ConfigError("this model has no head for dense fields")
-        return config
-
-    def warmup(self, size):
-        self.warm = True
-
-    def prepare(self, image, mask=None, roi=None, auto=None):
-        prepare(image, mask, roi, auto, self.config.resolution, 14)  # for what it refuses
-        return image
-
-    def describe(self, frames):
-        self.batches.append(len(frames))
-        return list(frames)
-
-
-class FakeStream:
-    """Matches a fixed rigid scene seen from two fixed poses; may be held up, may be made to fail."""
-
-    def __init__(self, matcher):
-        self.matcher = matcher
-        self.reference = "previous"
-        self.track_lengths = np.array([2, 2, 3, 9])
-        self.gate = threading.Event()  # cleared: the next push waits
-        self.gate.set()
-        self.entered = self.done = 0
-        self.fail_with: Exception | None = None
-        self.previous = self.newest = None
-        self.count, self.coverage = 60, 0.5
-        self.dropped = {}
-        self.views = None  # two arrays of points; None: those of the two poses
-
-    def reset(self):
-        self.previous = self.newest = None
-
-    def set_keyframe(self):
-        self.previous = self.newest
-        return self.newest is not None
-
-    def push_features(self, features, stamp=None):
-        self.entered += 1
-        assert self.gate.wait(PATIENCE)
-        try:
-            return self._match(features, stamp)
-        finally:
-            self.done += 1
-
-    def match_newest(self, features, stamp=None):
-        return self._answer(features, self.newest, stamp)
-
-    def _match(self, image, stamp):
-        if self.fail_with is not None:
-            error, self.fail_with = self.fail_with, None
-            raise error
-        before, self.newest = self.previous, stamp
-        if before is None or self.reference == "previous":
-            self.previous = stamp
-        return None if before is None else self._answer(image, before, stamp)
-
-    def _answer(self, image, before, stamp):
-        height, width = image.shape[:2]
-        points0, points1 = self.views or two_views(self.count, width, height)
-        count = len(points0)
-        return Matches(
-            points0, points1, np.full(count, 0.9, np.float32), np.arange(count, dtype=np.uint32),
-            (width, height), (width, height), before, stamp, self.coverage, {"matching": 1.0},
-            self.dropped,
-        )  # fmt: skip
-
-
-def pinhole(width, height):
-    return np.array([[width, 0, (width - 1) / 2], [0, width, (height - 1) / 2], [0, 0, 1.0]])
-
-
-TRUE_POSE = np.array([[1, 0, 0, 0.3], [0, 1, 0, 0.1], [0, 0, 1, -0.2], [0, 0, 0, 1.0]])  # camera1_from_camera0
-
-
-def two_views(count, width, height):
-    rng = np.random.default_rng(3)
-    world = rng.uniform((-1, -0.7, 3), (1, 0.7, 6), (count, 3))
-    points = []
-    for pose in (np.eye(4), TRUE_POSE):
-        seen = (world @ pose[:3, :3].T + pose[:3, 3]) @ pinhole(width, height).T
-        points.append((seen[:, :2] / seen[:, 2:]).astype(np.float32))
-    return points
 
 
 def texture(width=160, height=120, seed=0):
@@ -242,20 +127,17 @@ class Client:
 class Bench:
     """The node with a fake or real matcher, and a client, each on an executor thread of its own."""
 
-    def __init__(
-        self, parameters=None, cli_args=(), load=None, make_stream=None, wait_active=True, clients=("",), **options
-    ):
+    def __init__(self, parameters=None, cli_args=(), load=None, wait_active=True, clients=("",), **options):
         from endomatch_ros.ros.node import EndomatchNode
 
         self.context = rclpy.Context()
         self.context.init(args=[], domain_id=DOMAIN)
-        self.streams = []
-        self.loaded = []
+        self.loaded, self.matchers = [], []
+        self._make = load or (lambda settings: FakeMatcher())
         overrides = [Parameter(key, value=value) for key, value in (parameters or {}).items()]
-        options |= {"load": load or self._load, "make_stream": make_stream or self._make_stream}
         options |= {"cli_args": ["--ros-args", *cli_args]} if cli_args else {}
         try:
-            self.node = EndomatchNode(context=self.context, parameter_overrides=overrides, **options)
+            self.node = EndomatchNode(self._load, context=self.context, parameter_overrides=overrides, **options)
         except BaseException:
             self.context.try_shutdown()
             raise
@@ -274,11 +156,13 @@ class Bench:
 
     def _load(self, settings):
         self.loaded.append((settings.model, settings.device))
-        return FakeMatcher()
+        self.matchers.append(self._make(settings))
+        return self.matchers[-1]
 
-    def _make_stream(self, matcher):
-        self.streams.append(FakeStream(matcher))
-        return self.streams[-1]
+    @property
+    def streams(self):
+        """The fake matchers' streams, in the order in which they were made."""
+        return [stream for matcher in self.matchers for stream in getattr(matcher, "streams", ())]
 
     @property
     def client(self):

@@ -13,8 +13,8 @@ from torch.nn import functional
 
 from endomatch_ros.data.depth.provider import view_of
 from endomatch_ros.data.frames import Frame
+from endomatch_ros.device import resolve_device
 from endomatch_ros.errors import CheckpointError, ConfigError
-from endomatch_ros.matching.matcher import resolve_device
 
 DEFAULT_WEIGHTS = "depth-anything/Depth-Anything-V2-Small-hf"
 

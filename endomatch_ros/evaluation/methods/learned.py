@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from endomatch_ros.device import device_name
+from endomatch_ros.device import device_name, resolve_device
 from endomatch_ros.errors import CheckpointError, ConfigError
 from endomatch_ros.evaluation.methods.interface import Entry, Image, Mask, NamedMethod, Request, grey, matches_of
 from endomatch_ros.evaluation.methods.kornia_networks import (
@@ -35,7 +35,6 @@ from endomatch_ros.evaluation.methods.kornia_networks import (
     XFeat,
 )
 from endomatch_ros.evaluation.provenance import code_digest
-from endomatch_ros.matching.matcher import resolve_device
 from endomatch_ros.matching.types import Matches
 from endomatch_ros.matching.view import check_image, check_mask
 

@@ -12,7 +12,7 @@ from endomatch_ros.evaluation.methods.interface import OURS, Entry, NamedMethod,
 from endomatch_ros.evaluation.provenance import code_digest
 from endomatch_ros.matching import Matcher, MatcherConfig
 from endomatch_ros.models.checkpoints import state_digest
-from endomatch_ros.settings import Value, declared
+from endomatch_ros.settings import Scalar, declared
 
 _SETTING = re.compile(r"\w+=.*")
 
@@ -39,7 +39,7 @@ def make(request: Request) -> NamedMethod:
     return NamedMethod(request.name, matcher.match, json.dumps(parts, sort_keys=True), facts)
 
 
-def _typed(name: str, settings: dict[str, str]) -> dict[str, Value]:
+def _typed(name: str, settings: dict[str, str]) -> dict[str, Scalar]:
     """Settings with the types of :class:`MatcherConfig`; unknown ones are left to it to refuse."""
     known = declared(MatcherConfig)
     try:

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
 from endomatch_ros import __version__
+from endomatch_ros.device import resolve_device
 from endomatch_ros.errors import ConfigError, check_ranges
 from endomatch_ros.fitting.checkpoint_io import AtomicCheckpointIO, steps_done
 from endomatch_ros.gvsl.checkpoint import save
@@ -30,7 +31,6 @@ from endomatch_ros.gvsl.model import GvslModel
 from endomatch_ros.gvsl.pretraining.damage import DamageConfig
 from endomatch_ros.gvsl.pretraining.data import DamagedPairs
 from endomatch_ros.gvsl.pretraining.module import GvslModule, OptimiserConfig
-from endomatch_ros.gvsl.registration import torch_device
 
 _SHOWN = ("loss", "val_similarity", "val_similarity_identity", "val_dice", "val_dice_identity", "val_folding_percent")
 _MONITORED = {"similarity": "val_similarity", "dice": "val_dice"}
@@ -180,7 +180,7 @@ def _check_choice(config: PretrainConfig, validation: Dataset[dict[str, Tensor]]
 
 
 def _trainer(config: PretrainConfig, validated: bool) -> lightning.Trainer:
-    device = torch_device(config.device)
+    device = torch.device(resolve_device(config.device))
     every = min(config.validate_every, config.steps)
     last = ModelCheckpoint(
         config.output,

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from endomatch_ros.device import resolve_device
 from endomatch_ros.errors import ConfigError, DataError
 from endomatch_ros.gvsl.evaluate import choose_subjects, load_labelled
 from endomatch_ros.gvsl.overlap import dice_per_label, mean_dice, present_labels
-from endomatch_ros.gvsl.registration import torch_device
 from endomatch_ros.gvsl.subjects import Subject, known_split
 from endomatch_ros.gvsl.transfer.initialisation import SCRATCH, Initialisation, read_initialisations
 from endomatch_ros.gvsl.transfer.segmentation import Example, SegmentationConfig, SegmentationNet, segment, train
@@ -117,7 +117,7 @@ def transfer(
     initialisations, volumes = read_initialisations(checkpoints)
     pool, measured = choose_subjects(folder, "train", split), choose_subjects(folder, part, split)
     chosen = {(shots, seed): choose_shots(pool, shots, seed) for seed in range(config.seeds) for shots in config.shots}
-    bench = _Bench(chosen, measured, volumes, torch_device(device))
+    bench = _Bench(chosen, measured, volumes, torch.device(resolve_device(device)))
     runs = []
     for shots, seed in chosen:
         for initialisation in initialisations:

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from endomatch_ros.errors import ConfigError
 from endomatch_ros.matching.features import FrameFeatures
 from endomatch_ros.matching.refiners.flow_field import bilinear
 from endomatch_ros.models import Descriptors, MatcherNetwork
@@ -48,11 +47,11 @@ def dense_field(network: MatcherNetwork, features0: FrameFeatures, features1: Fr
 
     Args:
         network: with a head.
-        features0: the reference, with tokens.
-        features1: the current frame, with tokens.
+        features0: the reference.
+        features1: the current frame.
 
     Raises:
-        ConfigError: the network has no head, or the features no tokens.
+        ConfigError: the network has no head.
     """
     with torch.inference_mode():
         reference = _descriptors(features0)
@@ -91,8 +90,6 @@ def consistent(
 
 def _descriptors(features: FrameFeatures) -> Descriptors:
     """The frame's maps as a batch of one."""
-    if features.tokens is None:
-        raise ConfigError("the frame was described without tokens: complete its features first (Matcher.complete)")
     # Without fine branch the tokens are the finest map.
     fine = None if features.tokens.shape == features.descriptors.shape else features.descriptors[None]
     return Descriptors(features.tokens[None], fine)

@@ -198,7 +198,8 @@ def _scene_config(args: argparse.Namespace) -> SceneConfig:
 
 
 def _count(args: argparse.Namespace) -> int:
-    return max(2, round(args.seconds * args.rate))
+    frames: float = args.seconds * args.rate
+    return max(2, round(frames))
 
 
 def _times(args: argparse.Namespace) -> list[float]:

@@ -14,6 +14,7 @@ from endomatch_ros.ros.parameters.table import STEREO
 if TYPE_CHECKING:
     from rclpy.node import Node
 
+    from endomatch_ros.matching.interface import FrameMatcher
     from endomatch_ros.ros.monitoring.statistics import Snapshot
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
@@ -33,7 +34,7 @@ class Condition:
         state: label of the lifecycle state.
         waited: seconds since activation.
         timeout: seconds without an image that are tolerated.
-        matcher: the loaded matcher, None while unconfigured.
+        matcher: with the settings in force, None while unconfigured.
         fault: why the configuration failed; empty if it did not.
         hardware_id: names model and device.
         gap: seconds between the stamps of the last unpaired frame and its nearest partner; None if unknown.
@@ -43,7 +44,7 @@ class Condition:
     state: str
     waited: float
     timeout: float
-    matcher: Any
+    matcher: FrameMatcher | None
     fault: str
     hardware_id: str
     gap: float | None = None

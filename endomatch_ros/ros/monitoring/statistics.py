@@ -1,4 +1,4 @@
-"""What the node counts about itself, and the ``/diagnostics`` message made of it."""
+"""What the node counts about itself, by camera."""
 
 from __future__ import annotations
 

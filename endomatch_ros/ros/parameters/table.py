@@ -14,7 +14,7 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from endomatch_ros.matching.config import MatcherConfig
 from endomatch_ros.matching.keyframes import KeyframeRules
 from endomatch_ros.ros.messages.verdict import Limits
-from endomatch_ros.settings import OWN, Declaration, Value, When, declared, setting
+from endomatch_ros.settings import OWN, Declaration, Scalar, When, declared, setting
 
 UNNAMED = ""
 """The camera of a node without named cameras."""
@@ -110,7 +110,7 @@ class Settings:
     markers_max: int = setting(1000, "Most match lines in ~/markers, spread over the image.", low=1, high=100_000)
     keyframe_rules: KeyframeRules = field(default_factory=KeyframeRules)
     limits: Limits = field(default_factory=Limits)
-    matcher: Mapping[str, Value] = field(default_factory=dict)
+    matcher: Mapping[str, Scalar] = field(default_factory=dict)
 
     @property
     def region(self) -> tuple[int, int, int, int] | None:
@@ -123,7 +123,7 @@ class Settings:
         """Path of the mask image, None for ``auto`` and ``none``."""
         return None if self.mask in ("auto", "none") else self.mask
 
-    def matcher_config(self) -> dict[str, Value]:
+    def matcher_config(self) -> dict[str, Scalar]:
         """What was chosen for the matcher; values left to the model are absent."""
         return dict(self.matcher)
 

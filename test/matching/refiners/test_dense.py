@@ -22,20 +22,13 @@ CELL_PX = 8.0  # of the images below, at the matcher's resolution
 
 
 @pytest.fixture(scope="module", params=DEVICES)
-def with_head(request):
+def matcher(request):
     """The embedded model with an untrained head: exactly the identity field."""
     matcher = Matcher.from_pretrained(device=request.param, resolution=160, mask="none", max_keypoints=600)
     network = matcher.network
     head = dense_head(replace(network.config, dense_levels=2), network.backbone.embed_dim)
     network.dense = head.eval().requires_grad_(False).to(matcher.device)
     return matcher
-
-
-@pytest.fixture
-def matcher(with_head):
-    before = with_head.config
-    yield with_head
-    with_head.config = before
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +72,7 @@ def knows(flow, cell_px=CELL_PX):
     return register
 
 
-def features(window, cells, size=(400, 300), tokens=True):
+def features(window, cells, size=(400, 300)):
     """A frame of given window and map size; only geometry counts."""
     width, height = size
     everywhere = np.ones((height, width), bool)
@@ -87,7 +80,7 @@ def features(window, cells, size=(400, 300), tokens=True):
     maps = torch.nn.functional.normalize(torch.rand(8, *cells), dim=0)
     coarse = torch.nn.functional.normalize(torch.rand(8, cells[0] // 4, cells[1] // 4), dim=0)
     cell = window.net_width / cells[1]
-    return FrameFeatures(blank, everywhere, everywhere, window, maps, cell, 0.05, coarse if tokens else None)
+    return FrameFeatures(blank, everywhere, everywhere, window, maps, cell, 0.05, coarse)
 
 
 class Network:
@@ -141,7 +134,6 @@ def test_the_field_at_every_pixel_is_the_field_at_points(grid):
 
 
 def test_an_untrained_head_says_that_nothing_moves(matcher, tissue):
-    matcher.configure(refinement="dense")
     a, b = matcher.extract(tissue), matcher.extract(deformed(tissue))
     field = dense_field(matcher.network, a, b)
     assert field.nodes.shape == (*a.descriptors.shape[1:], 2)
@@ -158,11 +150,9 @@ def useless(*_):
 def test_the_prior_is_the_heads_field_and_not_the_coarse_matches(matcher, tissue, monkeypatch):
     monkeypatch.setattr(matcher.network, "register", knows(deformation))
     monkeypatch.setattr(matcher_module, "match_coarse", useless)
-    matcher.configure(refinement="dense")
     frames = [matcher.extract(image) for image in (tissue, deformed(tissue))]
-    found = matcher.match_features(*frames)
-    matcher.configure(refinement="photometric")
-    lost = matcher.match_features(*frames)
+    found = matcher.with_config(refinement="dense").match_features(*frames)
+    lost = matcher.with_config(refinement="photometric").match_features(*frames)
     error = np.linalg.norm(found.keypoints1 - found.keypoints0 - deformation(found.keypoints0), axis=1)
     assert len(found) > 300
     assert len(found) > 3 * len(lost)
@@ -198,12 +188,11 @@ def test_matches_against_the_tissue_are_dropped_and_counted(matcher, tissue, mon
     # What the frames show: the left part follows the field, the right part stays where it was.
     moved = deformed(tissue)
     moved[:, 200:] = tissue[:, 200:]
-    matcher.configure(refinement=refinement, dense_consistency_cells=100.0)
+    loose = matcher.with_config(refinement=refinement, dense_consistency_cells=100.0)
     frames = [matcher.extract(image) for image in (tissue, moved)]
-    before = matcher.match_features(*frames)
+    before = loose.match_features(*frames)
     assert before.dropped == {"dense_consistency": 0}
-    matcher.configure(dense_consistency_cells=0.75)
-    after = matcher.match_features(*frames)
+    after = loose.with_config(dense_consistency_cells=0.75).match_features(*frames)
     apart = np.linalg.norm(before.keypoints1 - before.keypoints0 - deformation(before.keypoints0), axis=1)
     clear = np.abs(apart - 0.75 * CELL_PX) > 0.1  # between cells the field is off by less
     right = apart < 0.75 * CELL_PX
@@ -213,7 +202,6 @@ def test_matches_against_the_tissue_are_dropped_and_counted(matcher, tissue, mon
     assert clear.mean() > 0.9
     assert np.array_equal(after.keypoints1, before.keypoints1[kept])
     assert after.dropped == {"dense_consistency": len(before) - len(after)}
-    matcher.configure(refinement="photometric", dense_consistency_cells=0.0)
     assert matcher.match_features(*frames).dropped == {}
 
 
@@ -224,9 +212,8 @@ def test_a_model_without_head_says_what_to_do(setting):
         Matcher.from_pretrained(device="cpu", **setting)
     plain = Matcher.from_pretrained(device="cpu")
     before = plain.config
-    for change in (plain.configure, plain.changed):
-        with pytest.raises(ConfigError, match="head"):
-            change(**setting)
+    with pytest.raises(ConfigError, match="head"):
+        plain.with_config(**setting)
     assert plain.config == before
     with pytest.raises(ConfigError, match="head"):
         Matcher(plain.network, plain.info, MatcherConfig(**setting))
@@ -238,57 +225,48 @@ def test_a_bad_limit_is_named(value):
         MatcherConfig(dense_consistency_cells=value)
 
 
-def test_features_without_tokens_are_refused(matcher):
-    window, cells, *_ = WINDOWS["one"]
-    with pytest.raises(ConfigError, match=r"Matcher\.complete"):
-        dense_field(matcher.network, features(window, cells, tokens=False), features(window, cells))
+def test_a_frame_is_described_the_same_whatever_the_settings(matcher, tissue):
+    plain = matcher.extract(tissue)
+    # Half the size, patches of 16.
+    assert plain.tokens.shape == (matcher.network.backbone.embed_dim, HEIGHT // 32, WIDTH // 32)
+    assert plain.tokens.dtype == torch.float32
+    for setting in ({"refinement": "dense"}, {"refinement": "none"}, {"dense_consistency_cells": 3.0}):
+        other = matcher.with_config(**setting).extract(tissue)
+        assert torch.equal(other.tokens, plain.tokens)
+        assert torch.equal(other.descriptors, plain.descriptors)
 
 
-def test_tokens_are_kept_only_where_they_are_used(matcher, tissue):
-    assert matcher.extract(tissue).tokens is None
-    for setting in ({"refinement": "dense"}, {"refinement": "photometric", "dense_consistency_cells": 3.0}):
-        matcher.configure(**setting)
-        tokens = matcher.extract(tissue).tokens
-        assert tokens.shape == (
-            matcher.network.backbone.embed_dim,
-            HEIGHT // 32,
-            WIDTH // 32,
-        )  # half the size, patches of 16
-        assert tokens.dtype == torch.float32
-
-
-def test_a_switch_while_a_stream_runs_describes_its_keyframe_once_more(matcher, tissue):
+def test_a_switch_while_a_stream_runs_keeps_its_keyframe_and_tracks(matcher, tissue):
     images = [tissue, np.roll(tissue, 2, 1), np.roll(tissue, 4, 1), np.roll(tissue, 6, 1)]
     stream = StreamMatcher(matcher, "keyframe")
     calls = []
     handle = matcher.network.backbone.register_forward_hook(lambda *_: calls.append(1))
     try:
         stream.push(images[0])
-        stream.push(images[1])
-        matcher.configure(refinement="dense", dense_consistency_cells=50.0)
+        first = stream.push(images[1])
+        stream.matcher = matcher.with_config(refinement="dense", dense_consistency_cells=50.0)
         results = [stream.push(image) for image in images[2:]]
     finally:
         handle.remove()
-    assert len(calls) == len(images) + 1
+    assert len(calls) == len(images)
     assert all(len(result) > 100 for result in results)
     assert np.isin(results[1].track_ids, results[0].track_ids).mean() > 0.5
+    assert np.isin(results[0].track_ids, first.track_ids).mean() > 0.5
 
 
 def test_old_features_give_what_new_ones_give(matcher, tissue, monkeypatch):
     monkeypatch.setattr(matcher.network, "register", knows(deformation))
     images = tissue, deformed(tissue)
     old = [matcher.extract(image) for image in images]
-    assert matcher.complete(old[0]) is old[0]
-    matcher.configure(refinement="dense")
-    new = [matcher.extract(image) for image in images]
-    assert matcher.complete(new[0]) is new[0]
-    a, b = matcher.match_features(*old), matcher.match_features(*new)
+    dense = matcher.with_config(refinement="dense")
+    a, b = dense.match_features(*old), dense.match_features(*(dense.extract(image) for image in images))
+    assert len(a) > 100
     assert np.array_equal(a.keypoints1, b.keypoints1)
 
 
 def test_sizes_cameras_and_streams_work_with_a_head(matcher, tissue):
     """The head wants maps of one size: frames of other shapes are brought to it."""
-    matcher.configure(refinement="dense", dense_consistency_cells=50.0)
+    matcher = matcher.with_config(refinement="dense", dense_consistency_cells=50.0)
     other = cv2.resize(tissue, (300, 280))
     assert np.isfinite(matcher.match(tissue, other).keypoints1).all()
     assert np.isfinite(matcher.match(other, tissue).keypoints1).all()

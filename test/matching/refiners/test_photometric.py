@@ -145,6 +145,7 @@ def test_a_zoomed_texture_with_shifted_coarse_matches_against_the_closed_form():
             descriptors=torch.zeros(1, 32, 32),
             cell=8.0,
             temperature=0.1,
+            tokens=torch.zeros(1, 8, 8),
         )
         for picture in (image, moved)
     ]
