@@ -87,6 +87,8 @@ PRESETS: dict[str, ModelConfig] = {
     "dinov2-small": _published("vit_small_patch14_dinov2.lvd142m", 14, 384, 6, 644),
     "dinov2-small-reg": _published("vit_small_patch14_reg4_dinov2.lvd142m", 14, 384, 6, 644),
     "dinov2-base": _published("vit_base_patch14_dinov2.lvd142m", 14, 768, 12, 644),
+    "dinov3-small": _published("vit_small_patch16_dinov3.lvd1689m", 16, 384, 6, 640),
+    "dinov3-base": _published("vit_base_patch16_dinov3.lvd1689m", 16, 768, 12, 640),
 }
 
 

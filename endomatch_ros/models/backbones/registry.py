@@ -8,11 +8,12 @@ import timm
 
 from endomatch_ros.errors import ConfigError
 from endomatch_ros.models.backbones.compact import CompactBackbone
+from endomatch_ros.models.backbones.dinov3 import Dinov3Backbone
 from endomatch_ros.models.backbones.interface import Backbone
 from endomatch_ros.models.backbones.vit import VitBackbone
 from endomatch_ros.models.config import ModelConfig
 
-BACKBONES: tuple[type[Backbone], ...] = (CompactBackbone, VitBackbone)
+BACKBONES: tuple[type[Backbone], ...] = (CompactBackbone, VitBackbone, Dinov3Backbone)
 """Asked in this order whether they serve a name."""
 
 
@@ -44,6 +45,6 @@ def _refusal(name: str) -> str:
     if not timm.is_model(name):
         return f"timm {timm.__version__} has no backbone {name!r}: update timm or mend the name"
     return (
-        f"backbone {name!r} does not serve: only timm Vision Transformers give a token grid: plain ones "
-        "(DINOv2's and others) are known here"
+        f"backbone {name!r} does not serve: only timm Vision Transformers give a token grid, of which the plain ones "
+        "(DINOv2's and others) and DINOv3's are known here"
     )
