@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 
+from endomatch_ros.models.config import PRESETS
+
 OWN = "model"
 UNNAMED = ""
 """The camera of a node without named cameras."""
@@ -67,13 +69,13 @@ SPECS: dict[str, Spec] = {
         choices=("temporal", STEREO, "both"), when=_SETUP,
     ),
     "model": Spec(
-        "embedded", "Preset (embedded, embedded-dense, dinov2-small, dinov2-small-reg, dinov2-base) or path of a "
-        ".safetensors file.",
+        "embedded", f"Preset ({', '.join(PRESETS)}) or path of a .safetensors file.",
         when=_SETUP,
     ),
     "device": Spec("auto", "Where the network runs: auto, cpu, cuda or cuda:N.", when=_SETUP),
     "backbone_weights": Spec(
-        "", "For the dinov2 presets: file with the backbone's weights in timm's format; empty: the hub's cache.",
+        "", "For models that do not carry them: file with the backbone's published weights in timm's format; empty: "
+        "the hub's cache.",
         when=_SETUP
     ),
     "image_transport": Spec(
