@@ -35,7 +35,7 @@ from endomatch_ros.matching.coarse import usable_cells
 from endomatch_ros.matching.similarity import sample_descriptors
 from endomatch_ros.matching.view import without_rim
 from endomatch_ros.models import MatcherNetwork, ModelConfig, save_checkpoint
-from endomatch_ros.models.backbone import build_backbone
+from endomatch_ros.models.backbones.registry import build_backbone
 from endomatch_ros.training import cli
 from endomatch_ros.training.start import starting_network
 

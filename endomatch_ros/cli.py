@@ -17,6 +17,7 @@ from typing import Any
 from endomatch_ros import __version__
 from endomatch_ros.errors import ConfigError, EndomatchError
 from endomatch_ros.matching import MatcherConfig
+from endomatch_ros.models.config import PRESETS
 from endomatch_ros.settings import declared
 
 EXIT_BAD_INPUT = 2
@@ -114,10 +115,16 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", default="embedded", help="preset or .safetensors file (default: %(default)s)")
+    names = ", ".join(PRESETS)
+    parser.add_argument(
+        "--model", default="embedded", help=f"preset ({names}) or .safetensors file (default: %(default)s)"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
     parser.add_argument(
-        "--backbone-weights", type=Path, metavar="FILE", help="weights for a dinov2 preset, timm's format"
+        "--backbone-weights",
+        type=Path,
+        metavar="FILE",
+        help="the backbone's published weights in timm's format, for models that do not carry them",
     )
 
 

@@ -12,6 +12,7 @@ from endomatch_ros.evaluation.methods.registry import METHODS, usable_methods
 from endomatch_ros.evaluation.protocols import PROTOCOLS
 from endomatch_ros.evaluation.run import run_evaluation
 from endomatch_ros.matching import MatcherConfig
+from endomatch_ros.models import PRESETS
 from endomatch_ros.settings import declared
 
 _SETTINGS = ", ".join(declared(MatcherConfig))
@@ -106,11 +107,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, metavar="DIR", help="for evaluation.md, evaluation.json and pictures")
     model = parser.add_argument_group("networks")
     model.add_argument(
-        "--model", default="embedded", help="of endomatch: preset or .safetensors (default: %(default)s)"
+        "--model",
+        default="embedded",
+        help=f"of endomatch: preset ({', '.join(PRESETS)}) or .safetensors file (default: %(default)s)",
     )
     model.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
     model.add_argument(
-        "--backbone-weights", type=Path, metavar="FILE", help="weights for a dinov2 preset, timm's format"
+        "--backbone-weights",
+        type=Path,
+        metavar="FILE",
+        help="the backbone's published weights in timm's format, for models that do not carry them",
     )
     cache = parser.add_argument_group("cache", "predictions are kept, and made once for the same images and method")
     cache.add_argument(

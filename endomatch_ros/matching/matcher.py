@@ -65,10 +65,9 @@ class Matcher:
         """Load a preset or a checkpoint.
 
         Args:
-            model: ``embedded``, ``embedded-dense``, ``dinov2-small``, ``dinov2-small-reg``, ``dinov2-base`` or a
-                ``.safetensors`` path.
+            model: one of :data:`~endomatch_ros.models.config.PRESETS`, or a ``.safetensors`` path.
             device: ``auto`` (CUDA where there is one, else CPU), ``cpu``, ``cuda``, ``cuda:1``, …
-            backbone_weights: local file with a timm backbone's weights, for models that do not carry them.
+            backbone_weights: local file with the backbone's published weights, for models that do not carry them.
             **config: settings of :class:`MatcherConfig`; the rest come from the model's own operating point.
 
         Raises:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import Tensor, nn
 
-from endomatch_ros.models.backbone import Backbone
+from endomatch_ros.models.backbones.interface import Backbone
 
 
 class Adapter(nn.Module):
@@ -19,10 +17,10 @@ class Adapter(nn.Module):
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
-        self.block = copy.deepcopy(backbone.vit.blocks[-1])
+        self.block = backbone.last_block()
         self.gate = nn.Parameter(torch.zeros(()))
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Adapted tokens, ``(B, N, C)`` to ``(B, N, C)``."""
-        moved: Tensor = self.block(tokens)
+    def forward(self, tokens: Tensor, rope: Tensor | None = None) -> Tensor:
+        """Adapted tokens, ``(B, N, C)`` to ``(B, N, C)``; ``rope`` as the backbone gives it with them."""
+        moved: Tensor = self.block(tokens) if rope is None else self.block(tokens, rope=rope)
         return tokens + self.gate * (moved - tokens)

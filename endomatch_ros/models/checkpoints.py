@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from endomatch_ros.errors import CheckpointError
-from endomatch_ros.models.backbone import build_backbone
+from endomatch_ros.models.backbones.registry import build_backbone
 from endomatch_ros.models.config import PRESETS, ModelConfig, preset_config
 from endomatch_ros.models.info import ModelInfo
 from endomatch_ros.models.network import MatcherNetwork
@@ -29,8 +29,8 @@ def save_checkpoint(
 ) -> None:
     """Write ``network`` to ``path`` atomically.
 
-    Φ is stored for the compact backbone only, unless asked for: DINOv2's weights have a home of their own, and Ψ is all
-    that training moves.
+    Φ is left out where its weights are published, unless asked for: they have a home of their own, and Ψ is all that
+    training moves.
 
     Args:
         network: the model.
@@ -39,7 +39,7 @@ def save_checkpoint(
         half: store float16.
         include_backbone: store Φ in any case: it was trained, too.
     """
-    keep_all = include_backbone or network.config.backbone == "compact"
+    keep_all = include_backbone or not network.backbone.published
     tensors = {
         name: value.half() if half and value.is_floating_point() else value
         for name, value in network.state_dict().items()
@@ -115,13 +115,21 @@ def _load_state(network: MatcherNetwork, tensors: dict[str, torch.Tensor], path:
     return list(result.missing_keys), list(result.unexpected_keys)
 
 
+def checkpoint_file(model: str | Path) -> Path | None:
+    """The file of a preset in the package, or the path that ``model`` is; ``None`` for presets without a file here."""
+    name = str(model)
+    shipped, path = _WEIGHTS / f"{name}.safetensors", Path(name).expanduser()
+    if name in PRESETS and shipped.is_file():
+        return shipped
+    return path if name.endswith(".safetensors") or path.is_file() else None
+
+
 def load_model(model: str | Path, backbone_weights: str | Path | None = None) -> tuple[MatcherNetwork, ModelInfo]:
     """Network and description of a preset or a checkpoint file.
 
     Args:
-        model: ``embedded``, ``embedded-dense``, ``dinov2-small``, ``dinov2-small-reg``, ``dinov2-base``, or the path of
-            a checkpoint.
-        backbone_weights: file with the timm backbone's weights, for presets and checkpoints that do not hold them.
+        model: one of :data:`~endomatch_ros.models.config.PRESETS`, or the path of a checkpoint.
+        backbone_weights: file with the backbone's published weights, for presets and checkpoints that do not hold them.
 
     Raises:
         ConfigError: the preset is unknown.
@@ -130,12 +138,8 @@ def load_model(model: str | Path, backbone_weights: str | Path | None = None) ->
     weights = Path(backbone_weights).expanduser() if backbone_weights else None
     if weights is not None and not weights.is_file():
         raise CheckpointError(f"backbone_weights: there is no file {weights}")
-    name = str(model)
-    path = Path(name).expanduser()
-    shipped = _WEIGHTS / f"{name}.safetensors"
-    if name in PRESETS and shipped.is_file():
-        path = shipped
-    if path == shipped or name.endswith(".safetensors") or path.is_file():
+    name, path = str(model), checkpoint_file(model)
+    if path is not None:
         network = load_checkpoint(path, weights)
         source, digest = str(path), hashlib.sha256(path.read_bytes()).hexdigest()
     else:

@@ -15,8 +15,8 @@ class ModelConfig:
     """Architecture of a matcher network; stored beside the weights in every checkpoint.
 
     Attributes:
-        backbone: ``compact`` (convolutional stem and a small Transformer, trained here) or a timm Vision Transformer
-            by name, e.g. ``vit_small_patch14_dinov2.lvd142m``.
+        backbone: ``compact`` (convolutional stem and a small Transformer, trained here) or timm's name of a Vision
+            Transformer, e.g. ``vit_small_patch14_dinov2.lvd142m``; see :mod:`~endomatch_ros.models.backbones.registry`.
         patch_size: pixels of the network's input a token stands for; the input is a multiple of it.
         embed_dim, depth, heads: the compact backbone's Transformer; ignored for a timm name.
         stem_channels: channels of the convolutional stem that feeds the fine map.
@@ -66,16 +66,17 @@ class ModelConfig:
         return cls(**values)
 
 
-def _dinov2(name: str, embed_dim: int, heads: int) -> ModelConfig:
+def _published(name: str, patch_size: int, embed_dim: int, heads: int, resolution: int) -> ModelConfig:
+    """A published Vision Transformer of 12 blocks as it is; its operating point was not chosen on data."""
     return ModelConfig(
         backbone=name,
-        patch_size=14,
+        patch_size=patch_size,
         embed_dim=embed_dim,
         depth=12,
         heads=heads,
         fine_dim=0,
         normalisation="imagenet",
-        resolution=644,
+        resolution=resolution,
         similarity_threshold=0.3,
     )
 
@@ -83,9 +84,11 @@ def _dinov2(name: str, embed_dim: int, heads: int) -> ModelConfig:
 PRESETS: dict[str, ModelConfig] = {
     "embedded": ModelConfig(),
     "embedded-dense": ModelConfig(dense_levels=4),
-    "dinov2-small": _dinov2("vit_small_patch14_dinov2.lvd142m", 384, 6),
-    "dinov2-small-reg": _dinov2("vit_small_patch14_reg4_dinov2.lvd142m", 384, 6),
-    "dinov2-base": _dinov2("vit_base_patch14_dinov2.lvd142m", 768, 12),
+    "dinov2-small": _published("vit_small_patch14_dinov2.lvd142m", 14, 384, 6, 644),
+    "dinov2-small-reg": _published("vit_small_patch14_reg4_dinov2.lvd142m", 14, 384, 6, 644),
+    "dinov2-base": _published("vit_base_patch14_dinov2.lvd142m", 14, 768, 12, 644),
+    "dinov3-small": _published("vit_small_patch16_dinov3.lvd1689m", 16, 384, 6, 640),
+    "dinov3-base": _published("vit_base_patch16_dinov3.lvd1689m", 16, 768, 12, 640),
 }
 
 

@@ -11,8 +11,9 @@ from torch.nn import functional
 
 from endomatch_ros.errors import ConfigError, ImageError
 from endomatch_ros.models.adapter import Adapter
-from endomatch_ros.models.backbone import FINE_PER_TOKEN, Backbone, ConvStem, standardise
+from endomatch_ros.models.backbones.interface import Backbone, Tokens
 from endomatch_ros.models.config import ModelConfig
+from endomatch_ros.models.stem import FINE_PER_TOKEN, STEM_STRIDE, ConvStem
 from endomatch_ros.models.z_matching import Matching, ZMatchingHead
 
 _INTEGRATION_STEPS = 7  # squarings: fields hardly fold
@@ -59,6 +60,21 @@ class FineBranch(nn.Module):
         return fused
 
 
+def standardise(image: Tensor, view: Tensor) -> Tensor:
+    """Zero mean, unit variance over the view; pixels outside it become 0.
+
+    Args:
+        image: ``(B, 3, H, W)`` float, any range.
+        view: ``(B, 1, H, W)`` float weights, 1 inside the view.
+    """
+    area = view.sum(dim=(2, 3), keepdim=True).clamp_min(1.0)
+    mean = (image * view).sum(dim=(2, 3), keepdim=True) / area
+    centred = (image - mean) * view
+    # One deviation for the three channels keeps the hue, which tells vessel from shadow.
+    variance = (centred**2).sum(dim=(1, 2, 3), keepdim=True) / (3.0 * area)
+    return centred / torch.sqrt(variance + 1e-6)
+
+
 def dense_head(config: ModelConfig, token_dim: int) -> ZMatchingHead | None:
     """The untrained head of ``config`` for tokens of ``token_dim`` channels, which gives the exact identity.
 
@@ -81,7 +97,7 @@ class MatcherNetwork(nn.Module):
 
     Args:
         config: the architecture.
-        backbone: Φ as built by :func:`~endomatch_ros.models.backbone.build_backbone`.
+        backbone: Φ as built by :func:`~endomatch_ros.models.backbones.registry.build_backbone`.
     """
 
     def __init__(self, config: ModelConfig, backbone: Backbone) -> None:
@@ -94,7 +110,7 @@ class MatcherNetwork(nn.Module):
         if config.fine_dim:
             self.fine = FineBranch(backbone.embed_dim, config.stem_channels, config.fine_dim)
             # A backbone without stem gets one of its own for the detail that its patches have lost.
-            self.fine_stem = ConvStem(config.stem_channels) if backbone.stem is None else None
+            self.fine_stem = None if backbone.has_stem else ConvStem(config.stem_channels)
         self.dense = dense_head(config, backbone.embed_dim)
         # Inverse temperatures of the contrastive losses, learnt with the rest (CLIP's parametrisation).
         self.log_scale_coarse = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
@@ -117,15 +133,15 @@ class MatcherNetwork(nn.Module):
         """
         view = torch.ones_like(image[:, :1]) if view is None else view
         x = self.normalise(image, view)
-        tokens, stem = self.backbone(x)
-        tokens = self.adapter(tokens)
-        h, w = (s // self.config.patch_size for s in image.shape[-2:])
-        grid = tokens.transpose(1, 2).unflatten(2, (h, w))  # (B, C, h, w)
+        tokens: Tokens = self.backbone(x)
+        adapted = self.adapter(tokens.values, tokens.rope)
+        grid = adapted.transpose(1, 2).unflatten(2, tokens.grid)  # (B, C, h, w)
         fine = None
         if self.fine is not None:
+            stem = tokens.stem
             if self.fine_stem is not None:
-                # Resized so that the stem's quarter resolution has exactly four cells a token side.
-                size = (h * FINE_PER_TOKEN * 4, w * FINE_PER_TOKEN * 4)
+                # Resized so that the stem's map has exactly four cells a token side.
+                size = [side * FINE_PER_TOKEN * STEM_STRIDE for side in tokens.grid]
                 stem = self.fine_stem(functional.interpolate(x, size=size, mode="bilinear", align_corners=False))
             assert stem is not None
             fine = functional.normalize(self.fine(grid, stem), dim=1)

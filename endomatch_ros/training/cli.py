@@ -83,13 +83,14 @@ def parse(arguments: Sequence[str]) -> tuple[TrainConfig, bool]:
     try:  # here, since they are slow to import and `endomatch --help` must not wait for them
         from jsonargparse import ArgumentError, ArgumentParser
 
+        from endomatch_ros.models.config import PRESETS
         from endomatch_ros.training.config import TrainConfig
     except ImportError as error:
         raise ConfigError(f'training needs more packages ({error}): pip install "endomatch_ros[train]"') from error
     parser = ArgumentParser(
         prog="endomatch train",
         usage="endomatch train --data PATH [PATH ...] --output DIR [--preset NAME] [--max-steps N] [--resume] ...",
-        description=_TEXT,
+        description=f"{_TEXT}\n\nPresets: {', '.join(PRESETS)}.",
         formatter_class=_formatter(),
         exit_on_error=False,
         default_env=False,

@@ -46,8 +46,8 @@ class TrainConfig:
         data: recordings (a folder of pictures, a video, a rosbag2, SCARED, a structure-from-motion folder), or
             'synthetic'; several are drawn from equally often, one named twice twice as often.
         output: folder for model.safetensors, the resumable last.ckpt, config.yaml and the logs.
-        preset: what training starts from: a preset (embedded, dinov2-small, ...) or a .safetensors file.
-        backbone_weights: local file with a timm backbone's published weights.
+        preset: what training starts from: the name of a preset or a .safetensors file.
+        backbone_weights: local file with the backbone's published weights.
         init: 'pretrained' starts from the preset's weights; 'random' from none (needs unfreeze).
         adapter: 'keep' goes on with the adapter of the weights; 'new' starts it anew as an untrained one.
         fine: 'keep' leaves the architecture; 'add' gives a model without fine branch a new one; 'drop' leaves tokens

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 from endomatch_ros.errors import ConfigError
 from endomatch_ros.models import MatcherNetwork, load_model
 from endomatch_ros.models.adapter import Adapter
-from endomatch_ros.models.backbone import build_backbone
-from endomatch_ros.models.checkpoints import read_metadata
+from endomatch_ros.models.backbones.registry import build_backbone
+from endomatch_ros.models.checkpoints import checkpoint_file, read_metadata
 from endomatch_ros.models.config import PRESETS, ModelConfig, preset_config
 from endomatch_ros.models.network import dense_head
 from endomatch_ros.training.config import TrainConfig
@@ -33,10 +32,8 @@ def starting_network(config: TrainConfig) -> MatcherNetwork:
 
 def starting_notes(config: TrainConfig) -> str:
     """The notes of the checkpoint that :func:`starting_network` loads; empty where it loads none."""
-    if config.init == "random":
-        return ""
-    file = Path(load_model(config.preset, config.backbone_weights)[1].source)
-    return read_metadata(file).get("notes", "") if file.suffix == ".safetensors" else ""
+    file = None if config.init == "random" else checkpoint_file(config.preset)
+    return "" if file is None else read_metadata(file).get("notes", "")
 
 
 def _set_dense(network: MatcherNetwork, objective: ObjectiveConfig) -> None:

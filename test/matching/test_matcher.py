@@ -12,7 +12,7 @@ from endomatch_ros.matching.coarse import CoarseMatches
 from endomatch_ros.matching.keypoints import detect, thin
 from endomatch_ros.matching.refiners.photometric import refine
 from endomatch_ros.models import PRESETS, MatcherNetwork, ModelInfo
-from endomatch_ros.models.backbone import build_backbone
+from endomatch_ros.models.backbones.registry import build_backbone
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU"))]
 # Seeds that neither training (1000 …) nor validation (10000 …) has seen.

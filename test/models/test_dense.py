@@ -14,7 +14,7 @@ from endomatch_ros.data.synthetic import SceneConfig, SyntheticEndoscope
 from endomatch_ros.errors import CheckpointError, ConfigError, ImageError
 from endomatch_ros.geometry.fields import warp
 from endomatch_ros.models import Descriptors, MatcherNetwork, ModelConfig, load_checkpoint, load_model, save_checkpoint
-from endomatch_ros.models.backbone import build_backbone
+from endomatch_ros.models.backbones.registry import build_backbone
 
 SMALL = ModelConfig(embed_dim=32, depth=1, heads=2, stem_channels=16, fine_dim=8, dense_levels=2)
 EMBEDDED = ROOT / "endomatch_ros" / "models" / "weights" / "embedded.safetensors"

@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from endomatch_ros.errors import CheckpointError, ConfigError
 from endomatch_ros.models import PRESETS, MatcherNetwork, ModelConfig, load_checkpoint, load_model, save_checkpoint
-from endomatch_ros.models.backbone import build_backbone, standardise
+from endomatch_ros.models.backbones.registry import build_backbone
+from endomatch_ros.models.network import standardise
 
 SMALL = ModelConfig(embed_dim=32, depth=1, heads=2, stem_channels=16, fine_dim=8)
 

@@ -13,6 +13,7 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 
 from endomatch_ros.matching.config import MatcherConfig
 from endomatch_ros.matching.keyframes import KeyframeRules
+from endomatch_ros.models.config import PRESETS
 from endomatch_ros.ros.messages.verdict import Limits
 from endomatch_ros.settings import OWN, Declaration, Scalar, When, declared, setting
 
@@ -46,14 +47,13 @@ class Settings:
     )
     model: str = setting(
         "embedded",
-        "Preset (embedded, embedded-dense, dinov2-small, dinov2-small-reg, dinov2-base) or path of a .safetensors "
-        "file.",
+        f"Preset ({', '.join(PRESETS)}) or path of a .safetensors file.",
         when="unconfigured",
     )
     device: str = setting("auto", "Where the network runs: auto, cpu, cuda or cuda:N.", when="unconfigured")
     backbone_weights: str = setting(
         "",
-        "For the dinov2 presets: file with the backbone's weights in timm's format; empty: the hub's cache.",
+        "For the dinov2 and dinov3 presets: file with the backbone's weights in timm's format; empty: the hub's cache.",
         when="unconfigured",
     )
     image_transport: str = setting(

@@ -25,7 +25,7 @@ from endomatch_ros.evaluation.methods.registry import METHODS, named_methods, us
 from endomatch_ros.evaluation.provenance import code_digest, dependencies
 from endomatch_ros.matching import MatcherConfig
 from endomatch_ros.models import MatcherNetwork, ModelConfig, ModelInfo, save_checkpoint
-from endomatch_ros.models.backbone import build_backbone
+from endomatch_ros.models.backbones.registry import build_backbone
 
 TINY = ModelConfig(embed_dim=32, depth=1, heads=2, stem_channels=16, fine_dim=16, resolution=64)
 MATCHER = "endomatch_ros.matching.matcher"
@@ -262,7 +262,7 @@ def test_all_modules_that_a_matcher_loads_are_known() -> None:
     inits = {name for name in loaded if provenance._file(name).name == "__init__.py"}
     assert set(loaded) - package - inits <= set(files)
     assert {"torch", "numpy", "cv2", "timm"} <= foreign
-    assert "endomatch_ros.models.backbone" in files
+    assert "endomatch_ros.models.backbones.registry" in files
     assert not any(".evaluation" in name or ".ros" in name or ".training" in name for name in files)
 
 

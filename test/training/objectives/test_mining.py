@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from endomatch_ros.errors import ConfigError
 from endomatch_ros.models import Descriptors, MatcherNetwork, ModelConfig
-from endomatch_ros.models.backbone import build_backbone
+from endomatch_ros.models.backbones.registry import build_backbone
 from endomatch_ros.training.objectives.losses import descriptor_distance, sample_map, triplet_loss, triplet_margin
 from endomatch_ros.training.objectives.mining import cells_in_view, hardest_elsewhere, hardest_in_image, spread_cells
 from endomatch_ros.training.objectives.objective import ObjectiveConfig, batch_losses

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from endomatch_ros.errors import ConfigError
 from endomatch_ros.models import MatcherNetwork, ModelConfig, load_model, save_checkpoint
-from endomatch_ros.models.backbone import build_backbone
+from endomatch_ros.models.backbones.registry import build_backbone
 from endomatch_ros.models.checkpoints import load_checkpoint, read_metadata
 from endomatch_ros.training import cli
 from endomatch_ros.training.config import SyntheticConfig, TrainConfig

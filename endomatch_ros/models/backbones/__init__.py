@@ -1,0 +1,1 @@
+"""Φ: the interface of a backbone, those that there are, and the registry that builds one for a configuration."""
