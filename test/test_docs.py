@@ -53,7 +53,8 @@ def test_links_lead_somewhere(page):
             assert anchor in anchors(file), f"{page.name} links to {target}; {file.name} has {anchors(file)}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
+# What the changelog says of earlier versions may name files that are gone.
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=name_of)
 def test_quoted_files_exist(page):
     folders = "benchmarks|config|docker|docs|endomatch_ros|examples|launch|scripts|test"
     quoted = re.findall(
