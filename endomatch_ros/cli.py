@@ -129,7 +129,7 @@ def _add_match(parser: argparse.ArgumentParser) -> None:
         help="pair: both pictures side by side; flow: motion drawn on B (default: %(default)s)",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="matches and summary as JSON")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="matches as CSV, one a line")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="matches as CSV, one per line")
     _add_model(parser)
     parser.add_argument("--resolution", type=int, help="long side in pixels that the network sees")
     parser.add_argument("--threshold", type=float, help="least cosine similarity of a match, 0 to 1")

@@ -51,7 +51,7 @@ def unpack_cloud(cloud: PointCloud2) -> NDArray[Any]:
         cloud: a message of rclpy, or one that ``rosbags`` has read from a bag.
 
     Returns:
-        ``(N,)``, one point a row, with the cloud's own field names and types, e.g. ``points["track_id"]``: of
+        ``(N,)``, one point per row, with the cloud's own field names and types, e.g. ``points["track_id"]``: of
         :data:`CLOUD_DTYPE` for ``~/correspondences``. A copy, writable; in the cloud's byte order.
 
     Raises:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 _NORMALISATION_SHARE = 0.045  # side of the local normalisation's window, as a share of the view's long side
 _CONTRAST_FLOOR = 4.0  # 8-bit levels added to the deviation, so that noise on flat tissue is not blown up
-_GAIN = 40.0  # 8-bit levels a local deviation, in the image that Lucas–Kanade sees
+_GAIN = 40.0  # 8-bit levels per local deviation, in the image that Lucas–Kanade sees
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Window:
 
     @property
     def scale(self) -> NDArray[np.float64]:
-        """Network pixels a source pixel, ``(x, y)``."""
+        """Network pixels per source pixel, ``(x, y)``."""
         return np.array([self.net_width / self.width, self.net_height / self.height])
 
     def to_cells(self, points: NDArray[np.floating], cell: float) -> NDArray[np.float64]:
@@ -63,7 +63,7 @@ class FrameFeatures:
         view: ``(H, W)`` bool, pixels inside the scope's view (highlights included).
         window: what the network saw.
         descriptors: ``(C, h, w)`` float32, L2-normalised, on the model's device.
-        cell: network pixels a descriptor cell, along a side.
+        cell: network pixels per descriptor cell, along a side.
         temperature: the softmax temperature that the descriptors were trained with.
         tokens: ``(D, h', w')`` float32, L2-normalised, one per patch; kept where the settings use the dense field.
     """

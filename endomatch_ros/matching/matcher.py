@@ -30,7 +30,7 @@ class Matcher:
     """Matches two images with an adapted vision Transformer.
 
     Set up once, then call :meth:`match` for image pairs; for a stream use
-    :class:`~endomatch_ros.matching.StreamMatcher`, which runs the network once a frame.
+    :class:`~endomatch_ros.matching.StreamMatcher`, which runs the network once per frame.
 
     Args:
         network: the model, in eval mode.

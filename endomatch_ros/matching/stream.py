@@ -50,7 +50,7 @@ class _Anchor:
 
 
 class StreamMatcher:
-    """Matches each frame of a stream with the one before it, or with a keyframe; the network runs once a frame.
+    """Matches each frame of a stream with the one before it, or with a keyframe; the network runs once per frame.
 
     Points found again keep their ``track_id``: the refined target of one pair is, bit for bit, the source point of the
     next. With a keyframe the source points stay in the keyframe, and move on when the keyframe changes. Not
