@@ -33,7 +33,7 @@ RUN += $(call prepend,PYTHONPATH,$(SITE)) $(call prepend,LD_LIBRARY_PATH,$(LIBS)
 	_ROS_WHEELS_BOOTSTRAP_COMPLETE=1 RMW_IMPLEMENTATION=rmw_fastrtps_cpp
 endif
 
-.PHONY: help demo test test-all lint format train-embedded train-dense pretrain-hippocampus venv clean distclean
+.PHONY: help demo test test-all lint format docs train-embedded train-dense pretrain-hippocampus venv clean distclean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 23
@@ -56,6 +56,11 @@ format: $(STAMP) ## apply ruff's formatting and safe fixes
 	$(BIN)/ruff format --exclude '*.md' .
 	$(BIN)/ruff check --fix .
 
+docs: $(STAMP) ## README, docs/ and the API as a site in site/; what leads nowhere fails it
+	@$(BIN)/python -c 'import furo, myst_parser, sphinx, sphinxcontrib.mermaid' 2>/dev/null || \
+		$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[docs]"
+	$(RUN) $(BIN)/python -m sphinx -q -E -W --keep-going -c docs . site
+
 train-embedded: $(STAMP) ## train the embedded model anew (first part; docs/model_card.md); another run: TRAIN_ARGS="--data PATH --output DIR ..."
 	$(RUN) $(BIN)/endomatch train $(TRAIN_ARGS)
 
@@ -77,7 +82,7 @@ $(STAMP): pyproject.toml setup.py setup.cfg requirements.txt constraints.txt
 	@touch $@
 
 clean: ## remove what builds, tests and the demo leave behind
-	rm -rf build install log dist *.egg-info demo_output .pytest_cache .mypy_cache .ruff_cache
+	rm -rf build install log dist site *.egg-info demo_output .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
 
 distclean: clean ## also remove .venv

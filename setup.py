@@ -76,6 +76,7 @@ setup(
         "evaluate": ["kornia>=0.9; python_version >= '3.11'"],  # learned matchers to compare with
         "test": ["packaging", "pytest>=7.4", "scipy>=1.10"],  # colcon test runs pytest only where this extra names it
         "lint": ["mypy>=1.11", "ruff>=0.6", "types-PyYAML"],
+        "docs": ["furo>=2024.8", "myst-parser>=4.0", "sphinx>=8.1", "sphinxcontrib-mermaid>=2.0"],  # make docs
     },
     entry_points={
         "console_scripts": [

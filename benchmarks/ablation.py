@@ -7,7 +7,7 @@ Rows, each with all of the ones before it:
 
 * *tokens, Ψ untrained*: the token grid alone, the adapter's gate closed, so that tokens are the backbone's own;
 * *tokens*: with the trained adapter;
-* *fine map, Ψ untrained* and *fine map*: mutual nearest neighbours on the map of four cells a token side;
+* *fine map, Ψ untrained* and *fine map*: mutual nearest neighbours on the map of four cells per token side;
 * *refined, Ψ untrained* and *refined*: targets found at source resolution: what `endomatch` does.
 
 Each ``--objective`` adds a model that was trained with that loss, on its fine map and refined; train them alike

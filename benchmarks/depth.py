@@ -2,7 +2,7 @@
 
     python benchmarks/depth.py [--split test|validation] [--sinus FOLDER] [--mono WEIGHTS] [--json FILE]
 
-Synthetic: stereo rigs with a baseline of 4 mm in a lumen of 12 mm radius, two frames a scene. The test split's seeds
+Synthetic: stereo rigs with a baseline of 4 mm in a lumen of 12 mm radius, two frames per scene. The test split's seeds
 served no choice; every choice of the providers was made on the validation split's. Sinus: a real recording, nothing was
 chosen on it; depth of the SfM points in the frames that see them, good to what the SfM is.
 
@@ -120,7 +120,7 @@ def recording(folder: Path) -> Iterator[Case]:
 
 
 def measure(methods: dict[str, Callable[[Frame], Depth]], cases: Iterator[Case]) -> list[dict[str, object]]:
-    """One row a method and group: means over frames, the median for the time."""
+    """One row per method and group: means over frames, the median for the time."""
     found: dict[tuple[str, str], list[dict[str, float]]] = {}
     for group, frame, pixels, truth in cases:
         for name, method in methods.items():

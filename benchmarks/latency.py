@@ -4,7 +4,7 @@
         [--device auto] [--json FILE]
 
 Each method sees the same synthetic stream, in turn, pair by pair, so that a slow moment of the machine hits all alike.
-The matcher runs as in the node: one network pass a frame, tracks kept. On a GPU every pair ends with a synchronisation.
+The matcher runs as in the node: one network pass per frame, tracks kept. On a GPU each pair is synchronised at its end.
 Ratios are medians of pairwise ratios; the absolute times say little about another machine.
 """
 
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def measure(matcher: Matcher, images: list[np.ndarray]) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    """Milliseconds a pair by method and, for the matcher, by stage."""
+    """Milliseconds per pair by method and, for the matcher, by stage."""
     stream = StreamMatcher(matcher)
     times: dict[str, list[float]] = {name: [] for name in ("endomatch", *PEERS)}
     stages: dict[str, list[float]] = {}

@@ -139,7 +139,7 @@ def _add_match(parser: argparse.ArgumentParser) -> None:
         help="pair: both pictures side by side; flow: motion drawn on B (default: %(default)s)",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="matches and summary as JSON")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="matches as CSV, one a line")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="matches as CSV, one per line")
     _add_model(parser)
     for name, spec in declared(MatcherConfig).items():
         spec.add_option(parser, *_ALSO.get(name, ()))

@@ -55,7 +55,7 @@ def draw_flow(
         matches: positions in source pixels.
         error: ``(N,)`` epipolar error in px, NaN where unknown; None: unknown for all.
         inliers: ``(N,)`` bool; None: all. Where ``error`` is given and NaN it says nothing: no geometry, no outlier.
-        lines: text of the panel in the top-left corner, one string a line; none: no panel.
+        lines: text of the panel in the top-left corner, one string per line; none: no panel.
         scale: size of the result relative to the image.
         full_scale_px: error at the end of the colour scale.
 
@@ -104,7 +104,7 @@ def error_colours(error: NDArray[np.floating], full_scale_px: float) -> NDArray[
 
 
 def spread(points: NDArray[np.floating], limit: int) -> NDArray[np.intp]:
-    """Choose points evenly over the image: one a cell per round, the same for the same input.
+    """Choose points evenly over the image: one per cell and round, the same for the same input.
 
     Args:
         points: ``(N, 2)`` positions, not negative.

@@ -1,4 +1,4 @@
-"""What docs/consuming.md tells strangers to paste: tracks and odometry against exact truth, the subscribers."""
+"""What docs/consuming/ tells strangers to paste: tracks and odometry against exact truth, the subscribers."""
 
 import importlib.util
 import os

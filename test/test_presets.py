@@ -30,7 +30,7 @@ def test_a_wrong_name_is_answered_with_the_list():
 
 def test_the_nodes_parameter_lists_them():
     table = pytest.importorskip("endomatch_ros.ros.parameters.table", reason="rclpy's messages are not installed")
-    assert f"({LISTED})" in table.SPECS["model"].descriptor().description
+    assert f"({LISTED})" in table.SPECS["model"].text
 
 
 def test_the_parameter_file_lists_them():

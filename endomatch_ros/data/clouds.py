@@ -2,7 +2,7 @@
 
 ``CLOUD_DTYPE`` is the layout of one point of ``~/correspondences``, little endian, 56 bytes: ten float32 from offset 0
 (``x y z u v u_ref v_ref similarity epipolar_error inlier``), ``track_id`` uint32 at 40, four bytes unused so that
-``dt`` float64 stands aligned at 48. ``docs/consuming.md`` has the meaning of each field.
+``dt`` float64 stands aligned at 48. ``docs/consuming/messages.md`` has the meaning of each field.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def unpack_cloud(cloud: PointCloud2) -> NDArray[Any]:
         cloud: a message of rclpy, or one that ``rosbags`` has read from a bag.
 
     Returns:
-        ``(N,)``, one point a row, with the cloud's own field names and types, e.g. ``points["track_id"]``: of
+        ``(N,)``, one point per row, with the cloud's own field names and types, e.g. ``points["track_id"]``: of
         :data:`CLOUD_DTYPE` for ``~/correspondences``. A copy, writable; in the cloud's byte order.
 
     Raises:

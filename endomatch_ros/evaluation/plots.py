@@ -43,7 +43,7 @@ def write_curves(folder: Path, rows: Sequence[Row]) -> list[Path]:
     """Draw the curves that the figures allow into ``folder``, which is made if need be.
 
     - ``precision_threshold.png``: precision over epipolar threshold, and PCK over end-point threshold where 3D truth
-      exists, one panel a gap
+      exists, one panel per gap
     - ``precision_gap.png``: precision at 3 px, PCK at 5 and 10 px and the number of matches over the gap, where there
       are several gaps
 
@@ -67,7 +67,7 @@ def write_curves(folder: Path, rows: Sequence[Row]) -> list[Path]:
 
 
 def write_overlays(folder: Path, scored: Sequence[tuple[FrameSequence, Sequence[PairScore]]]) -> list[Path]:
-    """Draw the matches of all methods in one pair a gap, side by side, as ``overlay_gap_N.jpg`` into ``folder``.
+    """Draw the matches of all methods in one pair per gap, side by side, as ``overlay_gap_N.jpg`` into ``folder``.
 
     The pair is the median one of all recordings (see :func:`median_pair`), so that nobody chooses it.
 
@@ -76,7 +76,7 @@ def write_overlays(folder: Path, scored: Sequence[tuple[FrameSequence, Sequence[
         scored: recordings, and the scores of all methods and pairs of each.
 
     Returns:
-        The files written, one a gap.
+        The files written, one per gap.
     """
     paths = []
     for gap in sorted({score.prediction.gap for _, scores in scored for score in scores}):
@@ -113,7 +113,7 @@ def draw_overlay(image: Image, scores: Sequence[PairScore], mask: NDArray[np.boo
 
     Args:
         image: RGB uint8 ``(H, W, 3)``, the second frame of the pair.
-        scores: of this pair, one a method; ``identity``, which has no flow, is left out beside others.
+        scores: of this pair, one per method; ``identity``, which has no flow, is left out beside others.
         mask: ``(H, W)`` bool, True inside the view; what lies outside its bounding box is cut off.
 
     Returns:
@@ -156,7 +156,7 @@ def _panel(image: Image, score: PairScore, bounds: tuple[int, int, int, int]) ->
 
 
 def _threshold_figure(rows: Sequence[Row], quantities: Mapping[str, Callable[[Row], Mapping[float, float]]]) -> Figure:
-    """One column a gap, one line of panels a quantity, over the threshold on a logarithmic scale."""
+    """One column per gap, one line of panels per quantity, over the threshold on a logarithmic scale."""
     gaps = sorted({row.gap for row in rows})
     figure, axes = _panels(len(quantities), len(gaps))
     for line, (label, of) in zip(axes, quantities.items(), strict=True):
@@ -185,7 +185,7 @@ def _gap_figure(rows: Sequence[Row]) -> Figure:
     quantities = {f"P@{PRECISION_PX:g}": _at("precision_curve", PRECISION_PX)}
     quantities |= {f"PCK@{threshold:g}": _at("pck_curve", threshold) for threshold in PCK_PX}
     quantities = {name: of for name, of in quantities.items() if np.isfinite([of(row) for row in rows]).any()}
-    quantities["matches a pair"] = lambda row: row.matches
+    quantities["matches per pair"] = lambda row: row.matches
     figure, axes = _panels(1, len(quantities))
     for axis, (label, of) in zip(axes[0], quantities.items(), strict=True):
         for method in dict.fromkeys(row.method for row in rows):
@@ -221,7 +221,7 @@ def _panels(lines: int, columns: int) -> tuple[Figure, NDArray[Any]]:
 
 def _legend(figure: Figure, axis: Axes, rows: Sequence[Row]) -> None:
     handles, labels = axis.get_legend_handles_labels()
-    title = f"faint: fewer than {MIN_MATCHES} matches a pair on average" if any(map(_is_faint, rows)) else None
+    title = f"faint: fewer than {MIN_MATCHES} matches per pair on average" if any(map(_is_faint, rows)) else None
     legend = figure.legend(
         handles,
         labels,

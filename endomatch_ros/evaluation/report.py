@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from endomatch_ros.evaluation.unrelated import UnrelatedRow
 
 MIN_MATCHES = 100
-"""Mean matches a pair from which on a method's figures are compared: a handful of sure points tracks no camera."""
+"""Mean matches per pair from which on a method's figures are compared: a handful of sure points tracks no camera."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Row:
         gap: frames between the two of a pair.
         method: its name.
         pairs: how many pairs were measured.
-        matches: mean number of matches a pair; ``matches_min`` that of the pair with fewest.
+        matches: mean number of matches per pair; ``matches_min`` that of the pair with fewest.
         coverage: mean share (0 to 1) of the view's cells with a match.
         precision: by threshold in px, share of matches within it under the true epipolar geometry.
         epipolar_mean: px, over all matches; ``epipolar_median`` likewise.
@@ -40,7 +40,7 @@ class Row:
         pose_auc: by limit in degrees, area (0 to 1) under the curve of the share of pairs within an error up to it.
         precision_curve: as ``precision``, at the thresholds of the curves.
         pck_curve: as ``pck``, at the same thresholds.
-        time_p50: milliseconds a pair; ``time_p95`` likewise.
+        time_p50: milliseconds per pair; ``time_p95`` likewise.
     """
 
     gap: int
@@ -68,7 +68,7 @@ class Row:
 
 
 NOTES = f"""\
-Matches: mean a pair; min: of the pair with fewest. Cover: share of the view's cells (16 x 16 over the image) that
+Matches: mean per pair; min: of the pair with fewest. Cover: share of the view's cells (16 x 16 over the image) that
 hold a match. P@t: share of matches with an epipolar distance (mean of both point-to-line distances) of at most t px
 under the true camera motion, mean over pairs (a pair without matches counts 0). Epi: that distance in px, mean and
 median over all matches. Pose: median over pairs of the larger angle error of rotation and translation direction in
@@ -77,8 +77,8 @@ mean true motion in px; match flow: median displacement of a pair's matches, mea
 little of the flow measures nothing, however small its epipolar error. PCK@t and EPE: end-point error in px where 3D
 truth exists; on SfM data at the sparse points that both frames see, each taking the displacement of the nearest match
 within 8 px (3D: points with such a match / points), where the truth is dense at the matches themselves (3D: matches
-whose partner is visible / matches). Time: ms a pair. Bold: the best of a gap among the methods with {MIN_MATCHES}
-matches a pair or more on average; never identity, which measures nothing."""
+whose partner is visible / matches). Time: ms per pair. Bold: the best of a gap among the methods with {MIN_MATCHES}
+matches per pair or more on average; never identity, which measures nothing."""
 
 UNRELATED_NOTES = """\
 Frames of different scenes: every match is wrong. Inliers: matches that the robust epipolar estimate of the node keeps

@@ -1,4 +1,4 @@
-"""Predictions held against the truth, and summed up: one score a pair, one row a gap and method."""
+"""Predictions held against the truth, and summed up: one score per pair, one row per gap and method."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class UnrelatedRow:
     Attributes:
         method: its name.
         pairs: how many were measured.
-        matches_mean: matches a pair, all of them wrong; ``matches_max`` of the worst pair.
+        matches_mean: matches per pair, all of them wrong; ``matches_max`` of the worst pair.
         inliers_mean: of those, how many agree with one epipolar geometry (MAGSAC, 1 px, as in the node);
             ``inliers_max`` of the worst pair.
         accepted: share (0 to 1) of the pairs with at least :data:`MIN_INLIERS` inliers.
@@ -75,7 +75,7 @@ def measure_unrelated(
         predictor: makes or finds the predictions.
 
     Returns:
-        One row a method.
+        One row per method.
 
     Raises:
         DataError: no pair can be read.

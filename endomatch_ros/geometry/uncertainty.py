@@ -174,7 +174,7 @@ def _independent(points0: Array, size: tuple[int, int], cells: int | None) -> in
     if cells is None:
         return len(points0)
     columns, rows = np.floor((points0 + 0.5) * cells / max(size)).T
-    return len(np.unique(columns + 1e6 * rows))  # one number a cell: rows of an array are slow to compare
+    return len(np.unique(columns + 1e6 * rows))  # one number per cell: rows of an array are slow to compare
 
 
 def _published(pose: NDArray[np.floating]) -> tuple[Array, Array]:

@@ -160,7 +160,7 @@ def _run_evaluate(args: argparse.Namespace) -> int:
     print(
         f"{report['pairs']} pairs of {report['subjects']} subjects: Dice {report['dice']:.4f} ± "
         f"{report['dice_std']:.4f} ({report['dice_identity']:.4f} without registration); folding "
-        f"{report['folding_percent']:.4f}%; {report['seconds_per_pair']:.3f} s a pair"
+        f"{report['folding_percent']:.4f}%; {report['seconds_per_pair']:.3f} s per pair"
     )
     if args.json:
         print(f"wrote {args.json}")
@@ -221,7 +221,7 @@ def _add_training(parser: argparse.ArgumentParser, preset: str) -> None:
     add("--output", type=Path, required=True, metavar="DIR", help="for model.safetensors, last.ckpt and the log")
     add("--resume", action="store_true", help="go on with the run in --output; its values are kept")
     add("--steps", type=int, default=20_000, help="optimiser steps (default: %(default)s)")
-    add("--batch-size", type=int, default=2, help="pairs a step (default: %(default)s)")
+    add("--batch-size", type=int, default=2, help="pairs per step (default: %(default)s)")
     add("--learning-rate", type=float, default=1e-4, help="of Adam (default: %(default)s)")
     add("--decay", choices=("none", "cosine"), default="none", help="of the learning rate (default: %(default)s)")
     add("--warmup", type=int, default=0, help="steps of linear warm-up (default: %(default)s)")

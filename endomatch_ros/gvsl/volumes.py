@@ -141,7 +141,7 @@ def _read(path: Path) -> Volume:
         if not isinstance(image, nib.Nifti1Image):
             raise DataError(f"{path} is no NIfTI file: convert it to .nii or .nii.gz")
         if image.header.get_data_dtype().fields or np.issubdtype(image.header.get_data_dtype(), np.complexfloating):
-            raise DataError(f"{path} holds {image.header.get_data_dtype()}: one real number a voxel is needed")
+            raise DataError(f"{path} holds {image.header.get_data_dtype()}: one real number per voxel is needed")
         data = np.asarray(image.dataobj, dtype=np.float32)
     except (ImageFileError, HeaderDataError, EOFError, OSError, ValueError, zlib.error) as error:
         raise DataError(f"{path} cannot be read ({error}): copy or export it again") from error
@@ -161,7 +161,7 @@ def write_volume(path: Path, data: NDArray[Any], like: Volume) -> None:
 
     Args:
         path: ``.nii`` or ``.nii.gz``; the folder is made if need be.
-        data: ``(I, J, K)`` or, a vector a voxel, ``(I, J, K, 1, C)``.
+        data: ``(I, J, K)`` or, one vector per voxel, ``(I, J, K, 1, C)``.
         like: the volume whose grid it is.
 
     Raises:

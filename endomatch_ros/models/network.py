@@ -41,7 +41,7 @@ class Descriptors:
 
 
 class FineBranch(nn.Module):
-    """Fuses adapted tokens into a map of four cells a token side, so that context and detail share a descriptor."""
+    """Fuses adapted tokens into a map of four cells per token side, so that context and detail share a descriptor."""
 
     def __init__(self, token_dim: int, stem_channels: int, fine_dim: int) -> None:
         super().__init__()
@@ -140,7 +140,7 @@ class MatcherNetwork(nn.Module):
         if self.fine is not None:
             stem = tokens.stem
             if self.fine_stem is not None:
-                # Resized so that the stem's map has exactly four cells a token side.
+                # Resized so that the stem's map has exactly four cells per token side.
                 size = [side * FINE_PER_TOKEN * STEM_STRIDE for side in tokens.grid]
                 stem = self.fine_stem(functional.interpolate(x, size=size, mode="bilinear", align_corners=False))
             assert stem is not None

@@ -25,7 +25,7 @@ def _convolution(spatial_dims: int, inputs: int, outputs: int) -> nn.Module:
 
 
 def block(spatial_dims: int, inputs: int, outputs: int) -> nn.Module:
-    """Convolution of 3 voxels, group normalisation with 8 channels a group, LeakyReLU.
+    """Convolution of 3 voxels, group normalisation with 8 channels per group, LeakyReLU.
 
     In plain PyTorch, for a node that matches with a head should not wait for MONAI's import.
     """
@@ -117,7 +117,7 @@ class LocalStage(nn.Module):
         spatial = fixed.shape[2:]
         total = torch.zeros_like(fixed[:, : len(spatial)], dtype=torch.float32)
         for k, level in reversed(list(enumerate(self.levels))):
-            # At least 3 voxels an axis: group normalisation of a single voxel would be zero.
+            # At least 3 voxels per axis: group normalisation of a single voxel would be zero.
             size = [max(-(-n // 2**k), min(n, 3)) for n in spatial]
             a, b = (functional.interpolate(x, size, mode="area") if k else x for x in (moving, fixed))
             if self.correlation:

@@ -25,7 +25,7 @@ class SyntheticConfig:
     """The source ``synthetic``: true pairs of frames of rendered scenes.
 
     Attributes:
-        scenes: training scenes, rendered on first use (about 2 s a scene).
+        scenes: training scenes, rendered on first use (about 2 s per scene).
         validation_scenes: validation scenes, of other seeds.
     """
 
@@ -54,9 +54,9 @@ class TrainConfig:
             only.
         unfreeze: train the backbone, too; otherwise only the adapter and the fine branch move.
         max_steps: optimiser steps.
-        batch_size: pairs a step in each process.
+        batch_size: pairs per step in each process.
         accumulate: batches whose gradients are added up before a step.
-        points: correspondences a pair.
+        points: correspondences per pair.
         seed: of weights and data.
         workers: data-loading processes.
         precision: Lightning's: 'auto' is 16-mixed on CUDA and 32-true on a CPU; bf16-mixed, 32-true, ...

@@ -24,7 +24,7 @@ class Batches(Sampler[list[int]]):
     Args:
         start: first batch (of each process), the rest of a run that was broken off.
         stop: number of batches in the whole run.
-        size: pairs a batch and process.
+        size: pairs per batch and process.
         rank, world: this process, and how many there are.
     """
 
@@ -50,7 +50,7 @@ def batches_by_source(pairs: Pairs, size: int) -> list[list[int]]:
 
 
 class TrainingData(lightning.LightningDataModule):
-    """Renders and prepares what is missing (one process a machine does), then draws pairs.
+    """Renders and prepares what is missing (one process per machine does), then draws pairs.
 
     Args:
         config: the run.
@@ -70,7 +70,7 @@ class TrainingData(lightning.LightningDataModule):
         self.summary: list[str] = []
 
     def prepare_data(self) -> None:
-        """Called in one process a machine, before the others go on."""
+        """Called in one process per machine, before the others go on."""
         for name in self.config.data:
             self._open(name)
 

@@ -29,7 +29,7 @@ class Frame:
     """What has come for one image: no pose without camera_info or sufficient motion, only ``error`` on failure."""
 
     stamp: int  # ns; all outputs of one image carry its stamp, exactly
-    points: NDArray[Any] | None = None  # structured array, one row a match: points["u"], points["track_id"], ...
+    points: NDArray[Any] | None = None  # structured array, one row per match: points["u"], points["track_id"], ...
     error: DiagnosticStatus | None = None
     pose: PoseStamped | None = None
 
@@ -40,7 +40,7 @@ class Frame:
 
 
 class CorrespondenceSubscriber(Node):
-    """Prints one line an image; put your own work into :meth:`on_frame`."""
+    """Prints one line per image; put your own work into :meth:`on_frame`."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__("correspondence_subscriber", **options)

@@ -86,7 +86,7 @@ def test_gap_curves_are_those_of_the_rows(tmp_path: Path, drawn: dict[str, Figur
         "P@3": {gap: level * 0.3 for gap, level in levels.items()},
         "PCK@5": {gap: level * 0.25 for gap, level in levels.items()},
         "PCK@10": {gap: level * 0.5 for gap, level in levels.items()},
-        "matches a pair": {1: 100, 5: 500, 20: 2000},
+        "matches per pair": {1: 100, 5: 500, 20: 2000},
     }
     assert list(axes) == list(expected)
     for title, values in expected.items():

@@ -4,7 +4,7 @@ The layout is that of the training data of github.com/lppllppl920/EndoscopyDepth
 
 - ``NNNNNNNN.jpg``: undistorted frames, named by their number
 - ``undistorted_mask.bmp``: bright inside the scope's view
-- ``camera_intrinsics_per_view``: fx, fy, cx, cy, or one focal length and cx, cy (both are about), one number a line,
+- ``camera_intrinsics_per_view``: fx, fy, cx, cy, or one focal length and cx, cy (both are about), one number per line,
   once for all frames or once for each
 - ``motion.yaml``: ``poses[k]`` of the k-th frame, camera to world, position and quaternion (x, y, z, w)
 - ``structure.ply``: the points in world coordinates, ASCII
@@ -142,11 +142,11 @@ def _read_numbers(path: Path, kind: type) -> list[Any]:
     try:
         return [kind(word) for word in path.read_text().split()]
     except (ValueError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} should hold one number a line: {error}") from error
+        raise DataError(f"{path} should hold one number per line: {error}") from error
 
 
 def _read_intrinsics(path: Path, frames: int) -> list[Array]:
-    """One ``(3, 3)`` matrix a frame."""
+    """One ``(3, 3)`` matrix per frame."""
     numbers = _read_numbers(path, float)
     width = next((n for n in (4, 3) if len(numbers) in (n, n * frames)), None)
     if width is None:

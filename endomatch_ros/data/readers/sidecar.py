@@ -27,7 +27,7 @@ class Sidecar:
     """What the recorder tells of a video.
 
     Attributes:
-        stamps: ``(N,)`` seconds since 1970, one a frame.
+        stamps: ``(N,)`` seconds since 1970, one per frame.
         stereo: how the two images lie in a frame.
     """
 

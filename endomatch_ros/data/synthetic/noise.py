@@ -16,7 +16,7 @@ class SolidNoise:
     Args:
         seed: fixes the noise.
         channels: independent fields sampled together.
-        size: voxels a side.
+        size: voxels per side.
         band: lowest and highest spatial frequency in cycles per tile.
         gradient: store ∂/∂x, ∂/∂y, ∂/∂z beside each field. They are interpolated on their own: the derivative of a
             trilinear interpolant jumps at every voxel and would show as facets in the shading.

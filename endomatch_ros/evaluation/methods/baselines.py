@@ -49,7 +49,7 @@ def identity(image0: Image, image1: Image, mask0: Mask = None, mask1: Mask = Non
 
 
 def orb(image0: Image, image1: Image, mask0: Mask = None, mask1: Mask = None) -> Matches:
-    """Up to 8000 ORB features an image (FAST threshold 3), mutual, ratio test (0.75)."""
+    """Up to 8000 ORB features per image (FAST threshold 3), mutual, ratio test (0.75)."""
     detector = cv2.ORB.create(nfeatures=MAX_FEATURES, fastThreshold=ORB_FAST)
     points0, points1, distance = _describe_and_match(detector, cv2.NORM_HAMMING, image0, image1, mask0, mask1)
     # 256 bits as a vector of ±1 have this cosine.
@@ -57,7 +57,7 @@ def orb(image0: Image, image1: Image, mask0: Mask = None, mask1: Mask = None) ->
 
 
 def akaze(image0: Image, image1: Image, mask0: Mask = None, mask1: Mask = None) -> Matches:
-    """Up to 8000 AKAZE features an image (threshold 3e-5), mutual, ratio test (0.75).
+    """Up to 8000 AKAZE features per image (threshold 3e-5), mutual, ratio test (0.75).
 
     Raises:
         ConfigError: this OpenCV has no AKAZE.
@@ -68,7 +68,7 @@ def akaze(image0: Image, image1: Image, mask0: Mask = None, mask1: Mask = None) 
 
 
 def sift(image0: Image, image1: Image, mask0: Mask = None, mask1: Mask = None) -> Matches:
-    """Up to 8000 SIFT features an image (contrast threshold 0.01), mutual, ratio test (0.75)."""
+    """Up to 8000 SIFT features per image (contrast threshold 0.01), mutual, ratio test (0.75)."""
     detector = cv2.SIFT.create(nfeatures=MAX_FEATURES, contrastThreshold=SIFT_CONTRAST)
     points0, points1, distance = _describe_and_match(detector, cv2.NORM_L2, image0, image1, mask0, mask1)
     # OpenCV's SIFT descriptors have length 512.

@@ -86,7 +86,7 @@ class Sparse(nn.Module):
         self.extractor, self.matcher = extractor, matcher
 
     def forward(self, image0: Tensor, image1: Tensor, view0: Tensor, view1: Tensor) -> Answer:
-        """Matches between the strongest keypoints inside the views ``(H, W)`` bool, at most 4096 an image."""
+        """Matches between the strongest keypoints inside the views ``(H, W)`` bool, at most 4096 per image."""
         points0, descriptors0 = self._strongest(image0, view0)
         points1, descriptors1 = self._strongest(image1, view1)
         if min(len(points0), len(points1)) < 2:

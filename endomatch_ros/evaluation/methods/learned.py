@@ -135,7 +135,7 @@ class LearnedMethod:
         )
 
     def _prepare(self, image: Image, mask: Mask, name: str) -> tuple[Tensor, Tensor, NDArray[np.float64]]:
-        """The image and its view as the network sees them, and network pixels a source pixel ``(x, y)``."""
+        """The image and its view as the network sees them, and network pixels per source pixel ``(x, y)``."""
         height, width = check_image(image, name).shape[:2]
         view = np.ones((height, width), bool) if mask is None else check_mask(mask, image, f"mask of {name}")
         size = network_size(width, height, self._recipe.long_side, self._recipe.multiple)

@@ -27,7 +27,7 @@ _SMALLEST_WINDOW = 21
 _SMALLEST_BOX = 33
 _DEEPEST = 10  # OpenCV stops before, at the level that is no larger than the window
 _FLOOR = 4.0  # 8-bit levels added to the deviation, so that noise on flat tissue is not blown up
-_GAIN = 40.0  # 8-bit levels a local deviation: OpenCV's tracker takes 8-bit images only
+_GAIN = 40.0  # 8-bit levels per local deviation: OpenCV's tracker takes 8-bit images only
 
 
 def klt(image0: Image, image1: Image, mask0: Mask = None, mask1: Mask = None) -> Matches:

@@ -43,7 +43,7 @@ class PretrainConfig:
     Attributes:
         output: folder for model.safetensors, the resumable last.ckpt and the log.
         steps: optimiser steps; the paper takes 2·10⁵.
-        batch_size: pairs a step.
+        batch_size: pairs per step.
         seed: of weights and data.
         workers: data-loading processes; 0 loads in the training process.
         precision: Lightning's: 32-true, bf16-mixed, 16-mixed.

@@ -32,7 +32,7 @@ class SegmentationConfig:
         mode: ``probe`` trains the linear layer and leaves the backbone as it is; ``finetune`` trains both.
         steps: optimiser steps.
         learning_rate: Adam's; a cosine takes it to zero over the run.
-        batch_size: volumes a step.
+        batch_size: volumes per step.
         augment: in fine-tuning, show each volume turned, scaled, shifted and with its intensities bent.
         precision: of the network in fine-tuning, ``32-true`` or ``bf16-mixed``.
     """

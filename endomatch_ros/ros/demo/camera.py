@@ -48,7 +48,7 @@ class DemoCamera(FramePublisher):
 
 
 def report(**facts: float) -> None:
-    """One JSON object a line for the demo, which reads this process's stdout."""
+    """One JSON object per line for the demo, which reads this process's stdout."""
     print(json.dumps(facts), flush=True)
 
 

@@ -152,7 +152,7 @@ def table(summary: Mapping[str, Any]) -> Table:
         ("frames sent / pairs answered", f"{s['frames_sent']} / {s['pairs_answered']}", ""),
         ("dropped by the node", dropped, ""),
         ("rate of frames / answers", f"{s['camera_hz'] or 0:.1f} / {s['answers_hz'] or 0:.1f} Hz", ""),
-        ("matches a pair", "{median:.0f} (min {min}, max {max})".format(**s["matches"]), ""),
+        ("matches per pair", "{median:.0f} (min {min}, max {max})".format(**s["matches"]), ""),
         ("inliers by the node's estimate", f"{s['inlier_ratio']:.1%}", ""),
     ]
     for label, key, form in (

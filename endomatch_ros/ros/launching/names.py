@@ -29,7 +29,7 @@ def camera_names(given: object) -> tuple[str, ...]:
 
 
 def fill(argument: str, pattern: str, cameras: Sequence[str]) -> list[str]:
-    """A topic a camera: ``{camera}`` in ``pattern`` replaced by each name.
+    """One topic per camera: ``{camera}`` in ``pattern`` replaced by each name.
 
     Raises:
         ConfigError: several cameras would share a topic, there is no name to put in, another placeholder, or a topic

@@ -21,7 +21,7 @@ from endomatch_ros.training.pairs.prepare import PreparedFrame
 
 Array = NDArray[np.float64]
 
-_KEPT = 48  # frames in memory a process
+_KEPT = 48  # frames in memory per process
 _MARGIN = 0.35  # of the cut-out: tissue around it that the novel view may show
 _SPACING = 1.5  # px of the novel view between the mesh's vertices
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-_LARGEST = 48  # px a side: a triangle that large spans a jump in depth, and would cost what thousands of others do
+_LARGEST = 48  # px per side: a triangle that large spans a jump in depth, and would cost what thousands of others do
 _EDGE = 1e-6  # share of a triangle: pixels on a shared edge belong to both, so that no crack stays open
 
 

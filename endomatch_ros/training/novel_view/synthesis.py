@@ -209,7 +209,7 @@ def _project(points: Array, matrix: Array) -> Array:
 
 
 def _triangles(columns: int, rows: int) -> NDArray[np.int64]:
-    """Two triangles a cell of a grid of vertices, cell by cell, clockwise on the screen."""
+    """Two triangles per cell of a grid of vertices, cell by cell, clockwise on the screen."""
     corner = (np.arange(rows - 1)[:, None] * columns + np.arange(columns - 1)).ravel()
     right, below, across = corner + 1, corner + columns, corner + columns + 1
     first, second = np.column_stack([corner, right, below]), np.column_stack([across, below, right])

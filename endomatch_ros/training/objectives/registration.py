@@ -30,7 +30,7 @@ class DenseConfig:
         head_only: train the head alone; the descriptors stay bit for bit as they are.
         smoothness: weight of the field's roughness against the local correlation.
         window: side of the correlation's window in pixels of the images that are compared, odd.
-        detail: pixels a side of these images that a cell of the finest map stands for.
+        detail: pixels per side of these images that a cell of the finest map stands for.
         scales: resolutions on which they are compared, each half of the one before: a displacement that is larger than
             the window is found on the coarser ones.
         endpoint: weight of the field's distance from the pairs' known correspondences, in cells; 0 learns without them.

@@ -33,7 +33,7 @@ class CropConfig:
 
     def __post_init__(self) -> None:
         if min(self.size) < 64:
-            raise ConfigError(f"crop.size is {list(self.size)}: at least 64 pixels a side are needed")
+            raise ConfigError(f"crop.size is {list(self.size)}: at least 64 pixels per side are needed")
         if not 0 < self.zoom[0] <= self.zoom[1] <= 8:
             raise ConfigError(f"crop.zoom is {list(self.zoom)}: give 0 < least <= largest <= 8")
         for name, most in (("rotation", np.pi), ("log_scale", 1.0), ("shift", 0.5)):

@@ -72,7 +72,7 @@ class Pairs(Dataset[dict[str, Tensor]]):
     Args:
         sources: where pairs come from; one named twice is drawn from twice as often.
         length: number of pairs.
-        points: correspondences a pair.
+        points: correspondences per pair.
         seed: fixes the draw.
         patch: height and width of the images become multiples of it, by pixels out of view on the right and below.
     """
@@ -122,7 +122,7 @@ class ScenePairs:
 
     Args:
         files: scene archives.
-        scale: network pixels at run time a pixel of the scene's frames; multiplies the augmentation's zoom.
+        scale: network pixels at run time per pixel of the scene's frames; multiplies the augmentation's zoom.
         augment: augmentation, or ``None`` for the frames as rendered.
     """
 

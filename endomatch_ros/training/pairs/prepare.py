@@ -28,7 +28,7 @@ Array = NDArray[np.float64]
 Depth = Literal["auto", "given", "stereo", "mono", "photometric"]
 
 _log = logging.getLogger(__name__)
-_LEAST_VIEW = 64  # px a side; smaller is no scope's view
+_LEAST_VIEW = 64  # px per side; smaller is no scope's view
 _LEAST_DEPTH = 0.05  # share of the usable pixels; with less a frame is mostly holes
 _VERSION = 1  # of the files; another one is prepared anew
 
