@@ -21,6 +21,7 @@ from endomatch_ros.matching.keyframes import KeyframeWatch
 from endomatch_ros.ros.messages.calibration import to_camera
 from endomatch_ros.ros.messages.clouds import stamp_to_ns
 from endomatch_ros.ros.messages.images import RGB, compressed_to_rgb, to_rgb
+from endomatch_ros.ros.monitoring.causes import Keyframe, Reset
 from endomatch_ros.ros.monitoring.statistics import Statistics
 from endomatch_ros.ros.parameters.settings import Settings
 
@@ -148,7 +149,7 @@ class Pipeline:
         matcher.configure(**self._config(settings))
         self.stream.reference = settings.reference
         self._mask = _read_mask(settings.mask_file)
-        self._requested: deque[str] = deque()
+        self._requested: deque[Reset] = deque()
         self._keyframe_wanted = False
         self._watch = KeyframeWatch()
         self._last: tuple[int, tuple[int, int]] | None = None
@@ -156,7 +157,7 @@ class Pipeline:
 
     # Any thread
 
-    def request_reset(self, cause: str) -> None:
+    def request_reset(self, cause: Reset) -> None:
         """Start again from the next frame."""
         self._requested.append(cause)
 
@@ -181,9 +182,9 @@ class Pipeline:
         image = to_rgb(job.message) if isinstance(job.message, Image) else compressed_to_rgb(job.message)
         stamp, size = stamp_to_ns(job.stamp), (image.shape[1], image.shape[0])
         if self._last and stamp < self._last[0]:
-            self._reset("stamp_backwards")  # a looped bag, a restarted clock: the old frame is no neighbour any more
+            self._reset(Reset.STAMP_BACKWARDS)  # the old frame is no neighbour any more
         elif self._last and size != self._last[1]:
-            self._reset("size_changed")
+            self._reset(Reset.SIZE_CHANGED)
         # The matcher is all cameras', mask and region are this one's.
         prepared = self._matcher.prepare(image, self._mask, job.settings.region, job.settings.mask != "none")
         self._last = (stamp, size)
@@ -193,7 +194,7 @@ class Pipeline:
         """Match a frame with the reference; None for the first frame after a reset."""
         matches = self.stream.push_features(features, frame.stamp)
         if matches is None:
-            self._new_keyframe("first")
+            self._new_keyframe(Keyframe.FIRST)
             return None
         points0, points1, camera = matches.keypoints0, matches.keypoints1, frame.camera
         estimate = estimate_epipolar(points0, points1, camera, threshold=self._settings.ransac_threshold_px)
@@ -213,14 +214,14 @@ class Pipeline:
         if self._keyframe_wanted:
             self._keyframe_wanted = False
             if self.stream.set_keyframe():
-                self._new_keyframe("service")
+                self._new_keyframe(Keyframe.SERVICE)
 
-    def _reset(self, cause: str) -> None:
+    def _reset(self, cause: Reset) -> None:
         self.stream.reset()
         self._last = None
         self._statistics.reset(cause)
 
-    def _new_keyframe(self, cause: str) -> None:
+    def _new_keyframe(self, cause: Keyframe) -> None:
         self._watch.restart()
         if self._settings.reference == "keyframe":
             self._statistics.keyframe(cause)
@@ -232,7 +233,7 @@ class Pipeline:
         cause = self._watch.due(len(matches), matches.coverage, ratio, self._settings.keyframe_rules)
         if cause:
             self.stream.set_keyframe()
-            self._new_keyframe(cause)
+            self._new_keyframe(Keyframe(cause))
 
     def _apply(self, settings: Settings) -> None:
         before, self._settings = self._settings, settings
@@ -241,7 +242,7 @@ class Pipeline:
         # The features of the last frame belong to the old values.
         self.stream.reference = settings.reference
         self._matcher.configure(**self._config(settings))
-        self._reset("parameters_changed")
+        self._reset(Reset.PARAMETERS_CHANGED)
 
     def _config(self, settings: Settings) -> dict[str, Any]:
         """The matcher's values: what was chosen, the model's own for the rest."""

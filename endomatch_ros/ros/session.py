@@ -17,6 +17,7 @@ from endomatch_ros.ros import parameters
 from endomatch_ros.ros.channel import Channel
 from endomatch_ros.ros.messages.clouds import NANOSECONDS, stamp_to_ns
 from endomatch_ros.ros.messages.images import ENCODINGS
+from endomatch_ros.ros.monitoring.causes import Drop, Reset
 from endomatch_ros.ros.monitoring.statistics import Statistics
 from endomatch_ros.ros.outputs import Outputs
 from endomatch_ros.ros.parameters.table import MATCHER_PARAMETERS, STEREO
@@ -92,14 +93,14 @@ class Session:
 
     def activate(self) -> None:
         """Begin to match, from the next frame on."""
-        self.request_reset("activated")
+        self.request_reset(Reset.ACTIVATED)
         self.active_since = time.monotonic()
 
     def deactivate(self) -> None:
         """Stop matching; waiting frames are dropped."""
         self.active_since = None
         for camera in self._worker.clear():
-            self._drop(camera, "not_active")
+            self._drop(camera, Drop.NOT_ACTIVE)
 
     def close(self) -> None:
         """End the worker, close the topics, free the device's memory."""
@@ -117,7 +118,7 @@ class Session:
         if torch is not None and torch.cuda.is_initialized():
             torch.cuda.empty_cache()
 
-    def request_reset(self, cause: str) -> None:
+    def request_reset(self, cause: Reset) -> None:
         """Start again from the next frame of each camera."""
         for channel in self.channels.values():
             channel.pipeline.request_reset(cause)
@@ -139,9 +140,9 @@ class Session:
         channel = self.channels[camera]
         channel.statistics.arrived(now)
         if self.active_since is None:
-            self._drop(camera, "not_active")
+            self._drop(camera, Drop.NOT_ACTIVE)
         elif not self.enabled:
-            self._drop(camera, "disabled")
+            self._drop(camera, Drop.DISABLED)
         else:
             settings = parameters.read(self._node, camera)
             job = Job(message, channel.info, now, settings)
@@ -153,7 +154,7 @@ class Session:
 
     # Either thread
 
-    def _drop(self, camera: str, cause: str) -> None:
+    def _drop(self, camera: str, cause: Drop) -> None:
         self._statistics[camera].dropped(cause)
 
     # The worker's thread
@@ -205,7 +206,7 @@ class Session:
 
     def _publish(self, camera: str, pair: Pair, job: Job) -> bool:
         if self.active_since is None:
-            self._drop(camera, "not_active")
+            self._drop(camera, Drop.NOT_ACTIVE)
             return False
         self._outputs[camera].publish_pair(pair, job)
         self._statistics[camera].left_out(pair.matches.dropped)
@@ -221,12 +222,12 @@ class Session:
     def _fail(self, camera: str, job: Job, error: Exception) -> None:
         if not self._node.context.ok():
             return  # going down: the publishers are gone
-        cause = "matching_failed"
+        cause = Drop.MATCHING_FAILED
         if isinstance(error, ImageError):
             known = not isinstance(job.message, Image) or job.message.encoding in ENCODINGS
-            cause = "bad_image" if known else "bad_encoding"
+            cause = Drop.BAD_IMAGE if known else Drop.BAD_ENCODING
         else:
-            self.request_reset(cause)
+            self.request_reset(Reset.MATCHING_FAILED)
         self._statistics[camera].dropped(cause, str(error))
         of = f" of {camera}" if camera else ""
         self._log.error(f"frame{of} not matched ({cause}): {error}", throttle_duration_sec=5.0)

@@ -1,4 +1,4 @@
-"""What the node counts about itself, and the ``/diagnostics`` message made of it."""
+"""What the node counts and times about one source of frames, for any thread to add to and to read."""
 
 from __future__ import annotations
 
@@ -6,9 +6,14 @@ import threading
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from endomatch_ros.ros.monitoring.causes import Drop, Explained, Keyframe, Reset
+
+C = TypeVar("C", bound=Explained)
 
 _WINDOW_S = 5.0  # the input rate looks back this far
 _LATENCIES = 300  # the percentiles look back this many answers
@@ -24,7 +29,8 @@ class Snapshot:
         age: seconds since the last frame arrived; None before the first.
         latency: p50, p95, p99 from callback to publish; None before the first answer.
         stamp_latency: the same from the image's stamp; None where the stamp's clock is not the node's.
-        drops, resets, keyframes: counts by cause.
+        drops, resets, keyframes: counts by cause, of those that occurred.
+        last_drop, last_reset, last_keyframe: the newest cause of each; None before the first.
         left_out: matches that an optional check dropped, by its name.
         tracks: p50, p90 and largest number of frames in which a track of the newest frame was seen; None without any.
         tracks_alive: the number of those tracks.
@@ -37,26 +43,49 @@ class Snapshot:
     age: float | None
     latency: tuple[float, float, float] | None
     stamp_latency: tuple[float, float, float] | None
-    drops: dict[str, int]
-    resets: dict[str, int]
-    keyframes: dict[str, int]
+    drops: dict[Drop, int]
+    resets: dict[Reset, int]
+    keyframes: dict[Keyframe, int]
+    last_drop: Drop | None
+    last_reset: Reset | None
+    last_keyframe: Keyframe | None
     left_out: dict[str, int]
     tracks: tuple[float, float, float] | None
     tracks_alive: int
     problem: str
 
+    @property
+    def faults(self) -> int:
+        """Frames dropped for a cause that is a fault."""
+        return sum(count for cause, count in self.drops.items() if cause.fault)
+
+
+class _Tally(Generic[C]):
+    """Counts by cause, and the newest cause; takes members of ``causes`` only, since only they are shown."""
+
+    def __init__(self, causes: type[C]) -> None:
+        self._causes = causes
+        self.counts: Counter[C] = Counter()
+        self.last: C | None = None
+
+    def add(self, cause: C) -> None:
+        """Count one; raises ValueError for what is no member."""
+        self.last = self._causes(cause)
+        self.counts[self.last] += 1
+
 
 class Statistics:
-    """Thread-safe counters, fed by the callbacks and by the worker; times are ``time.monotonic()`` seconds."""
+    """Thread-safe counters, fed by the callbacks and by the worker; times are ``time.monotonic()`` seconds.
+
+    A cause that is no member of its enum raises ValueError: it would be counted and never shown.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._arrivals: deque[float] = deque(maxlen=1000)
         self._latency: deque[float] = deque(maxlen=_LATENCIES)
         self._stamp_latency: deque[float] = deque(maxlen=_LATENCIES)
-        self._drops: Counter[str] = Counter()
-        self._resets: Counter[str] = Counter()
-        self._keyframes: Counter[str] = Counter()
+        self._drops, self._resets, self._keyframes = _Tally(Drop), _Tally(Reset), _Tally(Keyframe)
         self._left_out: Counter[str] = Counter()
         self._lengths: NDArray[np.int64] = np.zeros(0, np.int64)
         self._received = self._answered = 0
@@ -68,21 +97,21 @@ class Statistics:
             self._received += 1
             self._arrivals.append(now)
 
-    def dropped(self, cause: str, problem: str = "") -> None:
+    def dropped(self, cause: Drop, problem: str = "") -> None:
         """A frame was dropped; ``problem`` is kept as the last message if given."""
         with self._lock:
-            self._drops[cause] += 1
+            self._drops.add(cause)
             self._problem = problem or self._problem
 
-    def reset(self, cause: str) -> None:
+    def reset(self, cause: Reset) -> None:
         """The stream started again from the current frame."""
         with self._lock:
-            self._resets[cause] += 1
+            self._resets.add(cause)
 
-    def keyframe(self, cause: str) -> None:
+    def keyframe(self, cause: Keyframe) -> None:
         """A new keyframe was set."""
         with self._lock:
-            self._keyframes[cause] += 1
+            self._keyframes.add(cause)
 
     def left_out(self, counts: Mapping[str, int]) -> None:
         """So many matches of a pair were dropped by each optional check."""
@@ -114,9 +143,12 @@ class Statistics:
                 age=now - self._arrivals[-1] if self._arrivals else None,
                 latency=_percentiles(self._latency),
                 stamp_latency=_percentiles(self._stamp_latency),
-                drops=dict(self._drops),
-                resets=dict(self._resets),
-                keyframes=dict(self._keyframes),
+                drops=dict(self._drops.counts),
+                resets=dict(self._resets.counts),
+                keyframes=dict(self._keyframes.counts),
+                last_drop=self._drops.last,
+                last_reset=self._resets.last,
+                last_keyframe=self._keyframes.last,
                 left_out=dict(self._left_out),
                 tracks=_percentiles(self._lengths, (50, 90, 100)),
                 tracks_alive=len(self._lengths),
