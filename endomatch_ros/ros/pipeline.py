@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -22,6 +22,7 @@ from endomatch_ros.ros.messages.calibration import to_camera
 from endomatch_ros.ros.messages.clouds import stamp_to_ns
 from endomatch_ros.ros.messages.images import RGB, compressed_to_rgb, to_rgb
 from endomatch_ros.ros.monitoring.causes import Keyframe, Reset
+from endomatch_ros.ros.monitoring.stages import Stage, StageTimes
 from endomatch_ros.ros.monitoring.statistics import Statistics
 from endomatch_ros.ros.parameters.settings import Settings
 
@@ -38,12 +39,14 @@ class Job:
         info: the latest camera_info, None if there was none.
         received: ``time.monotonic()`` of the callback.
         settings: the parameters at that moment.
+        times: of the stages so far, filled in on the way.
     """
 
     message: Image | CompressedImage
     info: CameraInfo | None
     received: float
     settings: Settings
+    times: StageTimes = field(default_factory=StageTimes)
 
     @property
     def stamp(self) -> Time:
@@ -87,6 +90,7 @@ class Pair:
         matches: with stamps in nanoseconds.
         estimate: epipolar geometry and the error of each match.
         cameras: of the reference and of the current frame; None where uncalibrated.
+        times: of the stages, from the current frame's callback on.
         pose: ``(4, 4)`` camera1_from_camera0 with unit translation, None if unknown.
         covariance: ``(6, 6)`` of the pose as it is published, None if the matches do not determine it.
         points: ``(N, 3)`` triangulated points of a stereo pair in metres, in the reference camera's frame; else None.
@@ -96,6 +100,7 @@ class Pair:
     matches: Matches
     estimate: EpipolarEstimate
     cameras: tuple[Camera | None, Camera | None]
+    times: StageTimes
     pose: NDArray[np.float64] | None = None
     covariance: NDArray[np.float64] | None = None
     points: NDArray[np.float64] | None = None
@@ -179,16 +184,18 @@ class Pipeline:
         """
         self._obey()
         self._apply(job.settings)
-        image = to_rgb(job.message) if isinstance(job.message, Image) else compressed_to_rgb(job.message)
+        with job.times.measure(Stage.DECODE):
+            image = to_rgb(job.message) if isinstance(job.message, Image) else compressed_to_rgb(job.message)
         stamp, size = stamp_to_ns(job.stamp), (image.shape[1], image.shape[0])
         if self._last and stamp < self._last[0]:
             self._reset(Reset.STAMP_BACKWARDS)  # the old frame is no neighbour any more
         elif self._last and size != self._last[1]:
             self._reset(Reset.SIZE_CHANGED)
         # The matcher is all cameras', mask and region are this one's.
-        prepared = self._matcher.prepare(image, self._mask, job.settings.region, job.settings.mask != "none")
-        self._last = (stamp, size)
-        return Frame(job, image, prepared, self._camera(job, size))
+        with job.times.measure(Stage.PREPARE):
+            prepared = self._matcher.prepare(image, self._mask, job.settings.region, job.settings.mask != "none")
+            self._last = (stamp, size)
+            return Frame(job, image, prepared, self._camera(job, size))
 
     def match(self, frame: Frame, features: Any) -> Pair | None:
         """Match a frame with the reference; None for the first frame after a reset."""
@@ -197,11 +204,13 @@ class Pipeline:
             self._new_keyframe(Keyframe.FIRST)
             return None
         points0, points1, camera = matches.keypoints0, matches.keypoints1, frame.camera
-        estimate = estimate_epipolar(points0, points1, camera, threshold=self._settings.ransac_threshold_px)
-        self._statistics.tracks(self.stream.track_lengths)
-        self._judge_keyframe(matches, estimate)
-        pair = Pair(frame.image, matches, estimate, (camera, camera))
-        return pair if camera is None else _with_pose(pair, camera)
+        times = StageTimes(frame.job.times | matches.timings)
+        with times.measure(Stage.GEOMETRY):
+            estimate = estimate_epipolar(points0, points1, camera, threshold=self._settings.ransac_threshold_px)
+            self._statistics.tracks(self.stream.track_lengths)
+            self._judge_keyframe(matches, estimate)
+            pair = Pair(frame.image, matches, estimate, (camera, camera), times)
+            return pair if camera is None else _with_pose(pair, camera)
 
     def hold(self, frame: Frame, features: Any) -> None:
         """Take a frame without matching it with an earlier one: for stereo alone."""

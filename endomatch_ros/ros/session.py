@@ -18,6 +18,7 @@ from endomatch_ros.ros.channel import Channel
 from endomatch_ros.ros.messages.clouds import NANOSECONDS, stamp_to_ns
 from endomatch_ros.ros.messages.images import ENCODINGS
 from endomatch_ros.ros.monitoring.causes import Drop, Reset
+from endomatch_ros.ros.monitoring.stages import Stage, StageTimes
 from endomatch_ros.ros.monitoring.statistics import Statistics
 from endomatch_ros.ros.outputs import Outputs
 from endomatch_ros.ros.parameters.table import MATCHER_PARAMETERS, STEREO
@@ -160,14 +161,21 @@ class Session:
     # The worker's thread
 
     def _process(self, jobs: dict[str, Job]) -> None:
+        taken_at = time.monotonic()
+        for job in jobs.values():
+            job.times[Stage.WAIT] = 1e3 * (taken_at - job.received)
         frames = {camera: frame for camera, job in jobs.items() if (frame := self._read(camera, job)) is not None}
         if not frames:
             return
+        shared = StageTimes()
         try:
-            features = self.matcher.describe([frame.prepared for frame in frames.values()])
+            with shared.measure(Stage.NETWORK):
+                features = self.matcher.describe([frame.prepared for frame in frames.values()])
         except Exception as error:  # of those that could be read: the others have failed already
             self._fail_all({camera: frame.job for camera, frame in frames.items()}, error)
             return
+        for frame in frames.values():
+            frame.job.times.update(shared)
         described = dict(zip(frames, features, strict=True))
         taken = [self._match(camera, frame, described[camera]) for camera, frame in frames.items()]
         # Where the first camera's stream did not take its frame, its newest one is of another moment.
@@ -208,11 +216,12 @@ class Session:
         if self.active_since is None:
             self._drop(camera, Drop.NOT_ACTIVE)
             return False
-        self._outputs[camera].publish_pair(pair, job)
+        with pair.times.measure(Stage.PUBLISH):
+            self._outputs[camera].publish_pair(pair, job)
         self._statistics[camera].left_out(pair.matches.dropped)
         age = (self._node.get_clock().now().nanoseconds - stamp_to_ns(job.stamp)) / 1e9
         latency = time.monotonic() - job.received
-        self._statistics[camera].published(latency, age if 0 <= age < _SAME_CLOCK_S else None)
+        self._statistics[camera].published(latency, age if 0 <= age < _SAME_CLOCK_S else None, pair.times)
         return True
 
     def _fail_all(self, jobs: dict[str, Job], error: Exception) -> None:

@@ -11,6 +11,7 @@ from endomatch_ros.data.calibration import stereo_pose
 from endomatch_ros.errors import CalibrationError
 from endomatch_ros.geometry.robust import estimate_epipolar
 from endomatch_ros.geometry.stereo import StereoRig
+from endomatch_ros.ros.monitoring.stages import Stage, StageTimes
 from endomatch_ros.ros.pipeline import Frame, Pair, content
 
 
@@ -40,14 +41,16 @@ class StereoMatching:
         matches = stream.match_newest(features, current.stamp)
         points0, points1 = matches.keypoints0, matches.keypoints1
         threshold = current.job.settings.ransac_threshold_px
-        rig = self._rig(reference, current)
         cameras = reference.camera, current.camera
-        if rig is None:
-            estimate = estimate_epipolar(points0, points1, None, threshold)
-            return Pair(current.image, matches, estimate, cameras)
-        estimate = rig.estimate(points0, points1, threshold)
-        points = np.where(estimate.inliers[:, None], rig.triangulate(points0, points1), np.nan)
-        return Pair(current.image, matches, estimate, cameras, points=points)
+        times = StageTimes(current.job.times | matches.timings)
+        with times.measure(Stage.GEOMETRY):
+            rig = self._rig(reference, current)
+            if rig is None:
+                estimate = estimate_epipolar(points0, points1, None, threshold)
+                return Pair(current.image, matches, estimate, cameras, times)
+            estimate = rig.estimate(points0, points1, threshold)
+            points = np.where(estimate.inliers[:, None], rig.triangulate(points0, points1), np.nan)
+            return Pair(current.image, matches, estimate, cameras, times, points=points)
 
     def _rig(self, reference: Frame, current: Frame) -> StereoRig | None:
         cameras, infos = (reference.camera, current.camera), (reference.job.info, current.job.info)

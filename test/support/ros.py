@@ -68,6 +68,7 @@ class FakeMatcher:
         self.config, self.info = MatcherConfig(), FakeInfo()
         self.warm = False
         self.batches = []
+        self.slow = {}  # seconds that a stage takes
 
     def configure(self, **changes):
         self.config = self.changed(**changes)
@@ -83,11 +84,19 @@ class FakeMatcher:
 
     def prepare(self, image, mask=None, roi=None, auto=None):
         prepare(image, mask, roi, auto, self.config.resolution, 14)  # for what it refuses
+        self.spend("prepare")
         return image
 
     def describe(self, frames):
         self.batches.append(len(frames))
+        self.spend("network")
         return list(frames)
+
+    def spend(self, stage):
+        """Take as long as the stage should; in milliseconds."""
+        start = time.perf_counter()
+        time.sleep(self.slow.get(stage, 0.0))
+        return 1e3 * (time.perf_counter() - start)
 
 
 class FakeStream:
@@ -105,6 +114,7 @@ class FakeStream:
         self.count, self.coverage = 60, 0.5
         self.dropped = {}
         self.views = None  # two arrays of points; None: those of the two poses
+        self.stages = ["matching", "refinement"]  # that are reported
 
     def reset(self):
         self.previous = self.newest = None
@@ -139,8 +149,8 @@ class FakeStream:
         count = len(points0)
         return Matches(
             points0, points1, np.full(count, 0.9, np.float32), np.arange(count, dtype=np.uint32),
-            (width, height), (width, height), before, stamp, self.coverage, {"matching": 1.0},
-            self.dropped,
+            (width, height), (width, height), before, stamp, self.coverage,
+            {stage: self.matcher.spend(stage) for stage in self.stages}, self.dropped,
         )  # fmt: skip
 
 

@@ -118,12 +118,12 @@ def _processing_status(name: str, source: Source, condition: Condition) -> Diagn
         message = f"{source.faults} frames failed since the last report; the last one: {snapshot.problem}"
     values: dict[str, Any] = {"answered": snapshot.answered}
     for label, figures in (("latency", snapshot.latency), ("stamp_latency", snapshot.stamp_latency)):
-        for index, percentile in enumerate(("p50", "p95", "p99")):
-            values[f"{label}_{percentile}_ms"] = _rounded(figures[index] if figures else None)
+        values |= _figures(label, ("p50_ms", "p95_ms", "p99_ms"), figures)
+    for stage, figures in snapshot.stages.items():
+        values |= _figures(f"stage_{stage}", ("p50_ms", "p95_ms"), figures)
     if source.label != STEREO:  # a stereo match is no step of a track
         values["tracks_alive"] = snapshot.tracks_alive
-        for index, which in enumerate(("p50", "p90", "max")):
-            values[f"track_frames_{which}"] = _rounded(snapshot.tracks[index] if snapshot.tracks else None)
+        values |= _figures("track_frames", ("p50", "p90", "max"), snapshot.tracks)
     values |= _counts("dropped", Drop, snapshot.drops)
     values |= _counts("matches_dropped", MATCH_DROPS, snapshot.left_out)
     values |= _counts("reset", Reset, snapshot.resets)
@@ -179,6 +179,11 @@ def _no_images_hint(node: Node, topic: str, type_name: str) -> str:
     others = sorted(name for name in topics if not name.startswith(mine) and node.count_publishers(name))
     seen = f" (there are: {', '.join(others[:8])})" if others else " (there is none now)"
     return f"nobody publishes it; remap image_raw to a topic of type {type_name}{seen}"
+
+
+def _figures(label: str, which: Sequence[str], figures: Sequence[float] | None) -> dict[str, float | str]:
+    """Figures by key, in the order of ``which``; empty where there are none yet."""
+    return {f"{label}_{name}": _rounded(figures[index] if figures else None) for index, name in enumerate(which)}
 
 
 def _counts(prefix: str, causes: Iterable[str], counts: Mapping[Any, int]) -> dict[str, int]:

@@ -12,7 +12,7 @@ def test_statistics():
     for index in range(11):
         statistics.arrived(0.1 * index)
     for latency in (0.01, 0.02, 0.03):
-        statistics.published(latency, None)
+        statistics.published(latency, None, {})
     statistics.dropped(Drop.BAD_IMAGE, "why")
     for count in (3, 0, 4):
         statistics.left_out({"dense_consistency": count})
