@@ -9,6 +9,7 @@ import pytest
 
 from endomatch_ros.data.clouds import CLOUD_DTYPE, STEREO_DTYPE
 from endomatch_ros.ros.monitoring.causes import MATCH_DROPS, Drop, Keyframe, Reset
+from endomatch_ros.ros.monitoring.stages import Stage
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -140,8 +141,10 @@ def test_quoted_messages_are_those_of_the_sources():
         assert any(pattern.search(text) for text in texts), f"nothing in the sources says: {message}"
 
 
-@pytest.mark.parametrize(("prefix", "causes"), [("dropped", Drop), ("reset", Reset), ("keyframe", Keyframe)])
-def test_every_cause_is_explained_in_the_words_of_the_node(prefix, causes):
+@pytest.mark.parametrize(
+    ("prefix", "causes"), [("dropped", Drop), ("reset", Reset), ("keyframe", Keyframe), ("stage", Stage)]
+)
+def test_every_cause_and_stage_is_explained_in_the_words_of_the_node(prefix, causes):
     rows = re.findall(rf"^\| `{prefix}_(\w+)` \| (.+?) \|", TROUBLES.read_text(), re.MULTILINE)
     assert [(name, meaning.replace("`", "")) for name, meaning in rows] == [(c, c.meaning) for c in causes]
 

@@ -216,10 +216,13 @@ class EndomatchNode(LifecycleNode):
         snapshot = self._statistics[label].snapshot(now)
         new = snapshot.faults - self._faults_reported.get(label, 0)
         self._faults_reported[label] = snapshot.faults
-        channel = self._session.channels.get(label) if self._session is not None else None
-        if channel is None:
+        if self._session is None:
             return diagnostics.Source(label, snapshot, new)
-        return diagnostics.Source(label, snapshot, new, channel.topic, "sensor_msgs/msg/" + channel.kind.__name__)
+        calibration, channel = self._session.calibration(label), self._session.channels.get(label)
+        if channel is None:
+            return diagnostics.Source(label, snapshot, new, calibration)
+        kind = "sensor_msgs/msg/" + channel.kind.__name__
+        return diagnostics.Source(label, snapshot, new, calibration, channel.topic, kind)
 
 
 # PyTorch takes seconds to import: only configure needs it, a wrong parameter should be reported at once.

@@ -13,12 +13,12 @@ from builtin_interfaces.msg import Time
 from numpy.typing import NDArray
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from endomatch_ros.errors import CalibrationError, ConfigError
+from endomatch_ros.errors import ConfigError
 from endomatch_ros.geometry.camera import Camera
 from endomatch_ros.geometry.robust import EpipolarEstimate, estimate_epipolar, recover_relative_pose
 from endomatch_ros.geometry.uncertainty import refine_relative_pose, relative_pose_covariance
 from endomatch_ros.matching.keyframes import KeyframeWatch
-from endomatch_ros.ros.messages.calibration import to_camera
+from endomatch_ros.ros.calibration import Calibration
 from endomatch_ros.ros.messages.clouds import stamp_to_ns
 from endomatch_ros.ros.messages.images import RGB, compressed_to_rgb, to_rgb
 from endomatch_ros.ros.monitoring.causes import Keyframe, Reset
@@ -131,6 +131,7 @@ class Pipeline:
 
     Attributes:
         stream: the frames' features and tracks.
+        calibration: which one is in use.
 
     Raises:
         ConfigError: the mask file cannot be read, or the matcher refuses a value.
@@ -149,7 +150,6 @@ class Pipeline:
         self.stream = make_stream(matcher)
         self._settings = settings
         self._statistics = statistics
-        self._on_warning = on_warning
         self._own = own
         matcher.configure(**self._config(settings))
         self.stream.reference = settings.reference
@@ -158,7 +158,7 @@ class Pipeline:
         self._keyframe_wanted = False
         self._watch = KeyframeWatch()
         self._last: tuple[int, tuple[int, int]] | None = None
-        self._calibration: tuple[Any, Camera | None] = (None, None)
+        self.calibration = Calibration(on_warning)
 
     # Any thread
 
@@ -195,7 +195,8 @@ class Pipeline:
         with job.times.measure(Stage.PREPARE):
             prepared = self._matcher.prepare(image, self._mask, job.settings.region, job.settings.mask != "none")
             self._last = (stamp, size)
-            return Frame(job, image, prepared, self._camera(job, size))
+            camera = self.calibration.camera(job.info, size, self._settings.rectified)
+        return Frame(job, image, prepared, camera)
 
     def match(self, frame: Frame, features: Any) -> Pair | None:
         """Match a frame with the reference; None for the first frame after a reset."""
@@ -257,20 +258,6 @@ class Pipeline:
         """The matcher's values: what was chosen, the model's own for the rest."""
         return {**self._own, **settings.matcher_config()}
 
-    def _camera(self, job: Job, size: tuple[int, int]) -> Camera | None:
-        if job.info is None:
-            return None
-        # Drivers repeat camera_info with every frame: work (and warn) once per content.
-        key = (content(job.info), size)
-        if self._calibration[0] != key:
-            try:
-                camera = to_camera(job.info, size, self._settings.rectified)
-            except CalibrationError as error:
-                camera = None
-                self._on_warning(f"camera_info is not used, points stay uncalibrated: {error}")
-            self._calibration = (key, camera)
-        return self._calibration[1]
-
 
 def _with_pose(pair: Pair, camera: Camera) -> Pair:
     estimate, points0, points1 = pair.estimate, pair.matches.keypoints0, pair.matches.keypoints1
@@ -285,13 +272,6 @@ def _with_pose(pair: Pair, camera: Camera) -> Pair:
 def _kept(settings: Settings) -> tuple[Any, ...]:
     """What the features that a stream keeps were made with."""
     return settings.matcher_config(), settings.roi, settings.reference
-
-
-def content(info: CameraInfo) -> tuple[Any, ...]:
-    """What counts of a CameraInfo, to compare by."""
-    roi = info.roi
-    region = (roi.x_offset, roi.y_offset, roi.width, roi.height, info.binning_x, info.binning_y)
-    return (info.width, info.height, info.distortion_model, *map(tuple, (info.d, info.k, info.r, info.p)), region)
 
 
 def _read_mask(path: str | None) -> NDArray[np.bool_] | None:

@@ -119,6 +119,12 @@ class Session:
         if torch is not None and torch.cuda.is_initialized():
             torch.cuda.empty_cache()
 
+    def calibration(self, source: str) -> str:
+        """The calibration of a camera or of the stereo pair in use, or why there is none, for the operator."""
+        if self._stereo is not None and source == STEREO:
+            return self._stereo.calibration
+        return self.channels[source].calibration
+
     def request_reset(self, cause: Reset) -> None:
         """Start again from the next frame of each camera."""
         for channel in self.channels.values():

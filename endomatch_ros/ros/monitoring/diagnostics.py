@@ -53,12 +53,14 @@ class Source:
         label: goes before the names of its statuses; empty for a single camera.
         snapshot: its counters.
         faults: frames that failed since the last report.
+        calibration: the one in use or why there is none; empty while there is no session.
         topic, type_name: the image topic, resolved, and its message type; empty for the stereo pair.
     """
 
     label: str
     snapshot: Snapshot
     faults: int
+    calibration: str = ""
     topic: str = ""
     type_name: str = ""
 
@@ -116,7 +118,7 @@ def _processing_status(name: str, source: Source, condition: Condition) -> Diagn
     if source.faults:
         level = WARN
         message = f"{source.faults} frames failed since the last report; the last one: {snapshot.problem}"
-    values: dict[str, Any] = {"answered": snapshot.answered}
+    values: dict[str, Any] = {"answered": snapshot.answered, "calibration": source.calibration}
     for label, figures in (("latency", snapshot.latency), ("stamp_latency", snapshot.stamp_latency)):
         values |= _figures(label, ("p50_ms", "p95_ms", "p99_ms"), figures)
     for stage, figures in snapshot.stages.items():
