@@ -12,6 +12,8 @@ import yaml
 
 from endomatch_ros import __version__
 from endomatch_ros.data.clouds import CLOUD_DTYPE, STEREO_DTYPE
+from endomatch_ros.ros.monitoring.causes import MATCH_DROPS, Drop, Keyframe, Reset
+from endomatch_ros.ros.monitoring.stages import Stage
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -182,13 +184,19 @@ def test_quoted_messages_are_those_of_the_sources():
         assert any(pattern.search(text) for text in texts), f"nothing in the sources says: {message}"
 
 
-def test_every_cause_of_a_drop_and_of_a_reset_is_explained():
-    diagnostics = pytest.importorskip(
-        "endomatch_ros.ros.monitoring.diagnostics", reason="rclpy's messages are not installed"
-    )
-    told = set(re.findall(r"`((?:dropped|reset)_\w+)`", TROUBLES.read_text()))
-    causes = {f"dropped_{cause}" for cause in diagnostics.DROPS} | {f"reset_{cause}" for cause in diagnostics.RESETS}
-    assert told - {"reset_"} == causes
+@pytest.mark.parametrize(
+    ("prefix", "causes"), [("dropped", Drop), ("reset", Reset), ("keyframe", Keyframe), ("stage", Stage)]
+)
+def test_every_cause_and_stage_is_explained_in_the_words_of_the_node(prefix, causes):
+    rows = re.findall(rf"^\| `{prefix}_(\w+)` \| (.+?) \|", TROUBLES.read_text(), re.MULTILINE)
+    assert [(name, meaning.replace("`", "")) for name, meaning in rows] == [(c, c.meaning) for c in causes]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_cause_is_named_that_does_not_exist(page):
+    causes = {f"dropped_{cause}" for cause in Drop} | {f"reset_{cause}" for cause in Reset}
+    causes |= {f"matches_dropped_{check}" for check in MATCH_DROPS}
+    assert set(re.findall(r"`((?:dropped|reset|matches_dropped)_\w+)`", page.read_text())) <= causes
 
 
 def test_container_copies_what_exists_and_installs_what_setup_requires():

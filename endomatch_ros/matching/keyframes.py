@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from endomatch_ros import settings
 from endomatch_ros.settings import setting
+
+Due = Literal["", "lost", "overlap", "inliers"]
+"""Why a new keyframe is due; empty: it is not."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class KeyframeWatch:
         """A new keyframe was set."""
         self._best, self._lost = 0.0, 0
 
-    def due(self, matches: int, coverage: float, inlier_ratio: float, rules: KeyframeRules) -> str:
+    def due(self, matches: int, coverage: float, inlier_ratio: float, rules: KeyframeRules) -> Due:
         """Why a new keyframe is due: ``lost``, ``overlap`` or ``inliers``; empty if it is not.
 
         Args:

@@ -12,6 +12,7 @@ from rclpy.qos import qos_policy_name_from_kind
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
+from endomatch_ros.ros.calibration import missing
 from endomatch_ros.ros.monitoring.statistics import Statistics
 from endomatch_ros.ros.outputs import INPUT_QOS, OVERRIDABLE
 from endomatch_ros.ros.pipeline import Pipeline
@@ -58,6 +59,7 @@ class Channel:
         folder = f"{camera}/" if camera else ""
         # As image_transport does it: the remapping of image_raw counts for the compressed topic too.
         self.topic = node.resolve_topic_name(f"{folder}image_raw") + ("/compressed" if compressed else "")
+        self._info_topic = node.resolve_topic_name(f"{folder}camera_info")
         self._node, self._on_image = node, on_image
         self._subscriptions: list[Subscription[Image] | Subscription[CompressedImage] | Subscription[CameraInfo]] = []
         events = SubscriptionEventCallbacks(incompatible_qos=self._on_incompatible_qos)
@@ -67,6 +69,11 @@ class Channel:
         except Exception:
             self.close()
             raise
+
+    @property
+    def calibration(self) -> str:
+        """The calibration in use or why there is none, for the operator."""
+        return missing(self._info_topic) if self.info is None else self.pipeline.calibration.text
 
     def close(self) -> None:
         """Unsubscribe."""

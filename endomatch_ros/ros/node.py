@@ -32,6 +32,7 @@ from endomatch_ros.ros import parameters
 from endomatch_ros.ros.launching.lifetime import until_told
 from endomatch_ros.ros.messages.clouds import NANOSECONDS
 from endomatch_ros.ros.monitoring import diagnostics
+from endomatch_ros.ros.monitoring.causes import Reset
 from endomatch_ros.ros.monitoring.statistics import Statistics
 from endomatch_ros.ros.parameters.table import STEREO
 from endomatch_ros.ros.session import Session
@@ -152,7 +153,7 @@ class EndomatchNode(LifecycleNode):
         if self._session is None:
             response.message = _UNCONFIGURED
         else:
-            self._session.request_reset("service")
+            self._session.request_reset(Reset.SERVICE)
         return response
 
     def _on_set_keyframe(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
@@ -176,7 +177,7 @@ class EndomatchNode(LifecycleNode):
             response.message = _UNCONFIGURED
         elif self._session.enabled != request.data:
             self._session.enabled = request.data
-            self._session.request_reset("service")
+            self._session.request_reset(Reset.SERVICE)
         return response
 
     def _check_parameters(self, changes: list[Parameter[Any]]) -> SetParametersResult:
@@ -212,12 +213,15 @@ class EndomatchNode(LifecycleNode):
 
     def _source(self, label: str, now: float) -> diagnostics.Source:
         snapshot = self._statistics[label].snapshot(now)
-        faults = sum(snapshot.drops.get(cause, 0) for cause in diagnostics.FAULTS)
-        new, self._faults_reported[label] = faults - self._faults_reported.get(label, 0), faults
-        channel = self._session.channels.get(label) if self._session is not None else None
-        if channel is None:
+        new = snapshot.faults - self._faults_reported.get(label, 0)
+        self._faults_reported[label] = snapshot.faults
+        if self._session is None:
             return diagnostics.Source(label, snapshot, new)
-        return diagnostics.Source(label, snapshot, new, channel.topic, "sensor_msgs/msg/" + channel.kind.__name__)
+        calibration, channel = self._session.calibration(label), self._session.channels.get(label)
+        if channel is None:
+            return diagnostics.Source(label, snapshot, new, calibration)
+        kind = "sensor_msgs/msg/" + channel.kind.__name__
+        return diagnostics.Source(label, snapshot, new, calibration, channel.topic, kind)
 
 
 # PyTorch takes seconds to import: only configure needs it, a wrong parameter should be reported at once.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import cv2
@@ -13,7 +13,7 @@ from builtin_interfaces.msg import Time
 from numpy.typing import NDArray
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from endomatch_ros.errors import CalibrationError, ConfigError
+from endomatch_ros.errors import ConfigError
 from endomatch_ros.geometry.camera import Camera
 from endomatch_ros.geometry.robust import EpipolarEstimate, estimate_epipolar, recover_relative_pose
 from endomatch_ros.geometry.uncertainty import refine_relative_pose, relative_pose_covariance
@@ -22,9 +22,11 @@ from endomatch_ros.matching.interface import FrameMatcher, FrameStream, Referenc
 from endomatch_ros.matching.keyframes import KeyframeWatch
 from endomatch_ros.matching.preparation import Prepared
 from endomatch_ros.matching.types import Matches
-from endomatch_ros.ros.messages.calibration import to_camera
+from endomatch_ros.ros.calibration import Calibration
 from endomatch_ros.ros.messages.clouds import stamp_to_ns
 from endomatch_ros.ros.messages.images import RGB, compressed_to_rgb, to_rgb
+from endomatch_ros.ros.monitoring.causes import Keyframe, Reset
+from endomatch_ros.ros.monitoring.stages import Stage, StageTimes
 from endomatch_ros.ros.monitoring.statistics import Statistics
 from endomatch_ros.ros.parameters.table import Settings
 
@@ -38,12 +40,14 @@ class Job:
         info: the latest camera_info, None if there was none.
         received: ``time.monotonic()`` of the callback.
         settings: the parameters at that moment.
+        times: of the stages so far, filled in on the way.
     """
 
     message: Image | CompressedImage
     info: CameraInfo | None
     received: float
     settings: Settings
+    times: StageTimes = field(default_factory=StageTimes)
 
     @property
     def stamp(self) -> Time:
@@ -87,6 +91,7 @@ class Pair:
         matches: with stamps in nanoseconds.
         estimate: epipolar geometry and the error of each match.
         cameras: of the reference and of the current frame; None where uncalibrated.
+        times: of the stages, from the current frame's callback on.
         pose: ``(4, 4)`` camera1_from_camera0 with unit translation, None if unknown.
         covariance: ``(6, 6)`` of the pose as it is published, None if the matches do not determine it.
         points: ``(N, 3)`` triangulated points of a stereo pair in metres, in the reference camera's frame; else None.
@@ -96,6 +101,7 @@ class Pair:
     matches: Matches
     estimate: EpipolarEstimate
     cameras: tuple[Camera | None, Camera | None]
+    times: StageTimes
     pose: NDArray[np.float64] | None = None
     covariance: NDArray[np.float64] | None = None
     points: NDArray[np.float64] | None = None
@@ -125,6 +131,7 @@ class Pipeline:
     Attributes:
         matcher: this camera's, with the settings in force.
         stream: the frames' features and tracks.
+        calibration: which one is in use.
 
     Raises:
         ConfigError: the mask file cannot be read, or the matcher refuses a value.
@@ -140,18 +147,17 @@ class Pipeline:
         self._loaded = loaded
         self._settings = settings
         self._statistics = statistics
-        self._on_warning = on_warning
         self._use(settings)
         self._mask = _read_mask(settings.mask_file)
-        self._requested: deque[str] = deque()
+        self._requested: deque[Reset] = deque()
         self._keyframe_wanted = False
         self._watch = KeyframeWatch()
         self._last: tuple[int, tuple[int, int]] | None = None
-        self._calibration: tuple[object, Camera | None] = (None, None)
+        self.calibration = Calibration(on_warning)
 
     # Any thread
 
-    def request_reset(self, cause: str) -> None:
+    def request_reset(self, cause: Reset) -> None:
         """Start again from the next frame."""
         self._requested.append(cause)
 
@@ -173,28 +179,33 @@ class Pipeline:
         """
         self._obey()
         self._apply(job.settings)
-        image = to_rgb(job.message) if isinstance(job.message, Image) else compressed_to_rgb(job.message)
+        with job.times.measure(Stage.DECODE):
+            image = to_rgb(job.message) if isinstance(job.message, Image) else compressed_to_rgb(job.message)
         stamp, size = stamp_to_ns(job.stamp), (image.shape[1], image.shape[0])
         if self._last and stamp < self._last[0]:
-            self._reset("stamp_backwards")  # a looped bag, a restarted clock: the old frame is no neighbour any more
+            self._reset(Reset.STAMP_BACKWARDS)  # the old frame is no neighbour any more
         elif self._last and size != self._last[1]:
-            self._reset("size_changed")
-        prepared = self.matcher.prepare(image, self._mask, job.settings.region, job.settings.mask != "none")
-        self._last = (stamp, size)
-        return Frame(job, image, prepared, self._camera(job, size))
+            self._reset(Reset.SIZE_CHANGED)
+        with job.times.measure(Stage.PREPARE):
+            prepared = self.matcher.prepare(image, self._mask, job.settings.region, job.settings.mask != "none")
+            self._last = (stamp, size)
+            camera = self.calibration.camera(job.info, size, self._settings.rectified)
+        return Frame(job, image, prepared, camera)
 
     def match(self, frame: Frame, features: FrameFeatures) -> Pair | None:
         """Match a frame with the reference; None for the first frame after a reset."""
         matches = self.stream.push_features(features, frame.stamp)
         if matches is None:
-            self._new_keyframe("first")
+            self._new_keyframe(Keyframe.FIRST)
             return None
         points0, points1, camera = matches.keypoints0, matches.keypoints1, frame.camera
-        estimate = estimate_epipolar(points0, points1, camera, threshold=self._settings.ransac_threshold_px)
-        self._statistics.tracks(self.stream.track_lengths)
-        self._judge_keyframe(matches, estimate)
-        pair = Pair(frame.image, matches, estimate, (camera, camera))
-        return pair if camera is None else _with_pose(pair, camera)
+        times = StageTimes(frame.job.times | matches.timings)
+        with times.measure(Stage.GEOMETRY):
+            estimate = estimate_epipolar(points0, points1, camera, threshold=self._settings.ransac_threshold_px)
+            self._statistics.tracks(self.stream.track_lengths)
+            self._judge_keyframe(matches, estimate)
+            pair = Pair(frame.image, matches, estimate, (camera, camera), times)
+            return pair if camera is None else _with_pose(pair, camera)
 
     def hold(self, frame: Frame, features: FrameFeatures) -> None:
         """Take a frame without matching it with an earlier one: for stereo alone."""
@@ -207,14 +218,14 @@ class Pipeline:
         if self._keyframe_wanted:
             self._keyframe_wanted = False
             if self.stream.set_keyframe():
-                self._new_keyframe("service")
+                self._new_keyframe(Keyframe.SERVICE)
 
-    def _reset(self, cause: str) -> None:
+    def _reset(self, cause: Reset) -> None:
         self.stream.reset()
         self._last = None
         self._statistics.reset(cause)
 
-    def _new_keyframe(self, cause: str) -> None:
+    def _new_keyframe(self, cause: Keyframe) -> None:
         self._watch.restart()
         if self._settings.reference == "keyframe":
             self._statistics.keyframe(cause)
@@ -226,14 +237,14 @@ class Pipeline:
         cause = self._watch.due(len(matches), matches.coverage, ratio, self._settings.keyframe_rules)
         if cause:
             self.stream.set_keyframe()
-            self._new_keyframe(cause)
+            self._new_keyframe(Keyframe(cause))
 
     def _apply(self, settings: Settings) -> None:
         before = self._settings
         if settings is not before and _kept(settings) != _kept(before):
             # The features of the last frame belong to the old values.
             self._use(settings, self.stream)
-            self._reset("parameters_changed")
+            self._reset(Reset.PARAMETERS_CHANGED)
         self._settings = settings
 
     def _use(self, settings: Settings, after: FrameStream | None = None) -> None:
@@ -241,20 +252,6 @@ class Pipeline:
         self.matcher = self._loaded.with_config(**settings.matcher_config())
         reference = cast(Reference, settings.reference)  # checked when it was set
         self.stream: FrameStream = self.matcher.stream(reference, after)
-
-    def _camera(self, job: Job, size: tuple[int, int]) -> Camera | None:
-        if job.info is None:
-            return None
-        # Drivers repeat camera_info with every frame: work (and warn) once per content.
-        key = (content(job.info), size)
-        if self._calibration[0] != key:
-            try:
-                camera = to_camera(job.info, size, self._settings.rectified)
-            except CalibrationError as error:
-                camera = None
-                self._on_warning(f"camera_info is not used, points stay uncalibrated: {error}")
-            self._calibration = (key, camera)
-        return self._calibration[1]
 
 
 def _with_pose(pair: Pair, camera: Camera) -> Pair:
@@ -270,13 +267,6 @@ def _with_pose(pair: Pair, camera: Camera) -> Pair:
 def _kept(settings: Settings) -> tuple[object, ...]:
     """What the features that a stream keeps were made with."""
     return settings.matcher_config(), settings.roi, settings.reference
-
-
-def content(info: CameraInfo) -> tuple[object, ...]:
-    """What counts of a CameraInfo, to compare by."""
-    roi = info.roi
-    region = (roi.x_offset, roi.y_offset, roi.width, roi.height, info.binning_x, info.binning_y)
-    return (info.width, info.height, info.distortion_model, *map(tuple, (info.d, info.k, info.r, info.p)), region)
 
 
 def _read_mask(path: str | None) -> NDArray[np.bool_] | None:

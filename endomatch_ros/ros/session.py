@@ -19,6 +19,8 @@ from endomatch_ros.ros import parameters
 from endomatch_ros.ros.channel import Channel
 from endomatch_ros.ros.messages.clouds import NANOSECONDS, stamp_to_ns
 from endomatch_ros.ros.messages.images import ENCODINGS
+from endomatch_ros.ros.monitoring.causes import Drop, Reset
+from endomatch_ros.ros.monitoring.stages import Stage, StageTimes
 from endomatch_ros.ros.monitoring.statistics import Statistics
 from endomatch_ros.ros.outputs import Outputs
 from endomatch_ros.ros.parameters.table import STEREO
@@ -92,14 +94,14 @@ class Session:
 
     def activate(self) -> None:
         """Begin to match, from the next frame on."""
-        self.request_reset("activated")
+        self.request_reset(Reset.ACTIVATED)
         self.active_since = time.monotonic()
 
     def deactivate(self) -> None:
         """Stop matching; waiting frames are dropped."""
         self.active_since = None
         for camera in self._worker.clear():
-            self._drop(camera, "not_active")
+            self._drop(camera, Drop.NOT_ACTIVE)
 
     def close(self) -> None:
         """End the worker, close the topics, free the device's memory."""
@@ -117,7 +119,13 @@ class Session:
         if torch is not None and torch.cuda.is_initialized():
             torch.cuda.empty_cache()
 
-    def request_reset(self, cause: str) -> None:
+    def calibration(self, source: str) -> str:
+        """The calibration of a camera or of the stereo pair in use, or why there is none, for the operator."""
+        if self._stereo is not None and source == STEREO:
+            return self._stereo.calibration
+        return self.channels[source].calibration
+
+    def request_reset(self, cause: Reset) -> None:
         """Start again from the next frame of each camera."""
         for channel in self.channels.values():
             channel.pipeline.request_reset(cause)
@@ -139,9 +147,9 @@ class Session:
         channel = self.channels[camera]
         channel.statistics.arrived(now)
         if self.active_since is None:
-            self._drop(camera, "not_active")
+            self._drop(camera, Drop.NOT_ACTIVE)
         elif not self.enabled:
-            self._drop(camera, "disabled")
+            self._drop(camera, Drop.DISABLED)
         else:
             settings = parameters.read(self._node, camera)
             job = Job(message, channel.info, now, settings)
@@ -153,20 +161,27 @@ class Session:
 
     # Either thread
 
-    def _drop(self, camera: str, cause: str) -> None:
+    def _drop(self, camera: str, cause: Drop) -> None:
         self._statistics[camera].dropped(cause)
 
     # The worker's thread
 
     def _process(self, jobs: dict[str, Job]) -> None:
+        taken_at = time.monotonic()
+        for job in jobs.values():
+            job.times[Stage.WAIT] = 1e3 * (taken_at - job.received)
         frames = {camera: frame for camera, job in jobs.items() if (frame := self._read(camera, job)) is not None}
         if not frames:
             return
+        shared = StageTimes()
         try:
-            features = self.matcher.describe([frame.prepared for frame in frames.values()])
+            with shared.measure(Stage.NETWORK):
+                features = self.matcher.describe([frame.prepared for frame in frames.values()])
         except Exception as error:  # of those that could be read: the others have failed already
             self._fail_all({camera: frame.job for camera, frame in frames.items()}, error)
             return
+        for frame in frames.values():
+            frame.job.times.update(shared)
         described = dict(zip(frames, features, strict=True))
         taken = [self._match(camera, frame, described[camera]) for camera, frame in frames.items()]
         # Where the first camera's stream did not take its frame, its newest one is of another moment.
@@ -207,13 +222,14 @@ class Session:
 
     def _publish(self, camera: str, pair: Pair, job: Job) -> bool:
         if self.active_since is None:
-            self._drop(camera, "not_active")
+            self._drop(camera, Drop.NOT_ACTIVE)
             return False
-        self._outputs[camera].publish_pair(pair, job)
+        with pair.times.measure(Stage.PUBLISH):
+            self._outputs[camera].publish_pair(pair, job)
         self._statistics[camera].left_out(pair.matches.dropped)
         age = (self._node.get_clock().now().nanoseconds - stamp_to_ns(job.stamp)) / 1e9
         latency = time.monotonic() - job.received
-        self._statistics[camera].published(latency, age if 0 <= age < _SAME_CLOCK_S else None)
+        self._statistics[camera].published(latency, age if 0 <= age < _SAME_CLOCK_S else None, pair.times)
         return True
 
     def _fail_all(self, jobs: dict[str, Job], error: Exception) -> None:
@@ -223,12 +239,12 @@ class Session:
     def _fail(self, camera: str, job: Job, error: Exception) -> None:
         if not self._node.context.ok():
             return  # going down: the publishers are gone
-        cause = "matching_failed"
+        cause = Drop.MATCHING_FAILED
         if isinstance(error, ImageError):
             known = not isinstance(job.message, Image) or job.message.encoding in ENCODINGS
-            cause = "bad_image" if known else "bad_encoding"
+            cause = Drop.BAD_IMAGE if known else Drop.BAD_ENCODING
         else:
-            self.request_reset(cause)
+            self.request_reset(Reset.MATCHING_FAILED)
         self._statistics[camera].dropped(cause, str(error))
         of = f" of {camera}" if camera else ""
         self._log.error(f"frame{of} not matched ({cause}): {error}", throttle_duration_sec=5.0)

@@ -12,7 +12,9 @@ from endomatch_ros.geometry.robust import estimate_epipolar
 from endomatch_ros.geometry.stereo import StereoRig
 from endomatch_ros.matching.features import FrameFeatures
 from endomatch_ros.matching.interface import FrameStream
-from endomatch_ros.ros.pipeline import Frame, Pair, content
+from endomatch_ros.ros import calibration
+from endomatch_ros.ros.monitoring.stages import Stage, StageTimes
+from endomatch_ros.ros.pipeline import Frame, Pair
 
 
 class StereoMatching:
@@ -23,11 +25,15 @@ class StereoMatching:
 
     Args:
         on_warning: told once about each calibration that cannot be used.
+
+    Attributes:
+        calibration: of the pair, the one in use or why there is none, for the operator.
     """
 
     def __init__(self, on_warning: Callable[[str], None]) -> None:
         self._on_warning = on_warning
         self._known: tuple[object, StereoRig | None] = (None, None)
+        self.calibration = calibration.NO_PAIR
 
     def match(self, reference: Frame, current: Frame, features: FrameFeatures, stream: FrameStream) -> Pair:
         """Match two frames of one moment.
@@ -41,26 +47,30 @@ class StereoMatching:
         matches = stream.match_newest(features, current.stamp)
         points0, points1 = matches.keypoints0, matches.keypoints1
         threshold = current.job.settings.ransac_threshold_px
-        rig = self._rig(reference, current)
         cameras = reference.camera, current.camera
-        if rig is None:
-            estimate = estimate_epipolar(points0, points1, None, threshold)
-            return Pair(current.image, matches, estimate, cameras)
-        estimate = rig.estimate(points0, points1, threshold)
-        points = np.where(estimate.inliers[:, None], rig.triangulate(points0, points1), np.nan)
-        return Pair(current.image, matches, estimate, cameras, points=points)
+        times = StageTimes(current.job.times | matches.timings)
+        with times.measure(Stage.GEOMETRY):
+            rig = self._rig(reference, current)
+            if rig is None:
+                estimate = estimate_epipolar(points0, points1, None, threshold)
+                return Pair(current.image, matches, estimate, cameras, times)
+            estimate = rig.estimate(points0, points1, threshold)
+            points = np.where(estimate.inliers[:, None], rig.triangulate(points0, points1), np.nan)
+            return Pair(current.image, matches, estimate, cameras, times, points=points)
 
     def _rig(self, reference: Frame, current: Frame) -> StereoRig | None:
         cameras, infos = (reference.camera, current.camera), (reference.job.info, current.job.info)
         if cameras[0] is None or cameras[1] is None or infos[0] is None or infos[1] is None:
+            self._known, self.calibration = (None, None), calibration.HALF_A_PAIR
             return None
         rectified = current.job.settings.rectified
-        key = (content(infos[0]), content(infos[1]), reference.size, current.size, rectified)
+        key = (calibration.content(infos[0]), calibration.content(infos[1]), reference.size, current.size, rectified)
         if self._known[0] != key:
             try:
                 rig = StereoRig(cameras[0], cameras[1], stereo_pose(infos[0], infos[1], rectified, rectified))
+                self.calibration = calibration.of_rig(rig)
             except CalibrationError as error:
-                rig = None
+                rig, self.calibration = None, calibration.refused(error)
                 self._on_warning(f"the stereo geometry is estimated from the matches, there are no points: {error}")
             self._known = (key, rig)
         return self._known[1]

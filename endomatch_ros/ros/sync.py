@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Generic, TypeVar
 
+from endomatch_ros.ros.monitoring.causes import Drop
+
 T = TypeVar("T")
 
-SUPERSEDED, UNPAIRED = "superseded", "unpaired"
 _DEPTH = 4
 """Frames of a camera that wait for those of the others: one camera's transport may be some frames late."""
 
@@ -48,7 +49,7 @@ class FrameBuffer(Generic[T]):
     def __post_init__(self) -> None:
         self._queues = {camera: deque() for camera in self.cameras}
 
-    def put(self, camera: str, item: T, stamp: int, now: float) -> list[tuple[str, str]]:
+    def put(self, camera: str, item: T, stamp: int, now: float) -> list[tuple[str, Drop]]:
         """Add a frame.
 
         Args:
@@ -70,7 +71,7 @@ class FrameBuffer(Generic[T]):
             return self._drop_before(complete)
         return self._drop_before({camera: queue[-_DEPTH]}) if len(queue) > _DEPTH else []
 
-    def take(self, now: float) -> tuple[dict[str, T], list[tuple[str, str]]]:
+    def take(self, now: float) -> tuple[dict[str, T], list[tuple[str, Drop]]]:
         """The frames to match next, by camera, and what is dropped because it is older; both empty: nothing is due."""
         chosen = self._complete_set()
         if not chosen:
@@ -106,7 +107,7 @@ class FrameBuffer(Generic[T]):
                 return chosen
         return {}
 
-    def _drop_before(self, kept: Mapping[str, _Waiting[T]]) -> list[tuple[str, str]]:
+    def _drop_before(self, kept: Mapping[str, _Waiting[T]]) -> list[tuple[str, Drop]]:
         """Drop what came before the kept frames; as (camera, cause)."""
         older = {camera: self._before(camera, each) for camera, each in kept.items()}
         dropped = [(camera, self._cause(frame)) for camera, frames in older.items() for frame in frames]
@@ -121,11 +122,11 @@ class FrameBuffer(Generic[T]):
     def _agree(self, a: _Waiting[T], b: _Waiting[T]) -> bool:
         return abs(a.stamp - b.stamp) <= self.tolerance
 
-    def _cause(self, frame: _Waiting[T]) -> str:
+    def _cause(self, frame: _Waiting[T]) -> Drop:
         if not self.strict or (frame.gap is not None and frame.gap <= self.tolerance):
-            return SUPERSEDED
+            return Drop.SUPERSEDED
         self.gap = frame.gap
-        return UNPAIRED
+        return Drop.UNPAIRED
 
     def _nearest(self, camera: str, stamp: int) -> _Waiting[T] | None:
         return min(self._queues[camera], key=lambda waiting: abs(waiting.stamp - stamp), default=None)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from endomatch_ros.ros.monitoring.causes import Drop
 from endomatch_ros.ros.sync import FrameBuffer
 
 T = TypeVar("T")
@@ -28,7 +29,7 @@ class Worker(Generic[T]):
         buffer: FrameBuffer[T],
         process: Callable[[dict[str, T]], None],
         on_error: Callable[[dict[str, T], Exception], None],
-        on_drop: Callable[[str, str], None],
+        on_drop: Callable[[str, Drop], None],
         name: str = "endomatch-worker",
     ) -> None:
         self._buffer, self._process, self._on_error, self._on_drop = buffer, process, on_error, on_drop
@@ -59,7 +60,7 @@ class Worker(Generic[T]):
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
-    def _tell(self, dropped: list[tuple[str, str]]) -> None:
+    def _tell(self, dropped: list[tuple[str, Drop]]) -> None:
         for camera, cause in dropped:
             self._on_drop(camera, cause)
 

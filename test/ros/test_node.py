@@ -86,7 +86,7 @@ def test_contradictory_camera_info_is_named_and_matching_goes_on(running):
     running.client.infos.publish(info)
     wait_until(lambda: running.node._session.channels[""].info, "camera_info")
     warnings = []
-    running.node._session.channels[""].pipeline._on_warning = warnings.append
+    running.node._session.channels[""].pipeline.calibration._on_warning = warnings.append
     _, status = running.matched()
     assert status.level == DiagnosticStatus.OK
     running.matched()

@@ -2,7 +2,8 @@
 
 import pytest
 
-from endomatch_ros.ros.sync import SUPERSEDED, UNPAIRED, FrameBuffer
+from endomatch_ros.ros.monitoring.causes import Drop
+from endomatch_ros.ros.sync import FrameBuffer
 
 MS = 1_000_000
 
@@ -14,7 +15,7 @@ def buffer(strict=False, cameras=("left", "right"), tolerance=5 * MS, patience=0
 def test_one_camera_gives_the_newest_frame_at_once():
     frames = buffer(cameras=[""])
     assert frames.put("", "a", 0, 0.0) == []
-    assert frames.put("", "b", 1, 0.0) == [("", SUPERSEDED)]
+    assert frames.put("", "b", 1, 0.0) == [("", Drop.SUPERSEDED)]
     assert frames.take(0.0) == ({"": "b"}, [])
     assert frames.take(9.0) == ({}, [])
     assert frames.due_in(0.0) is None
@@ -47,10 +48,10 @@ def test_a_partner_some_frames_late_is_still_found():
     frames = buffer(strict=True)
     for index in range(4):
         assert frames.put("left", index, 33 * index * MS, 0.0) == []
-    assert frames.put("right", 1, 34 * MS, 0.0) == [("left", UNPAIRED)]  # left 0 comes before the newest pair
+    assert frames.put("right", 1, 34 * MS, 0.0) == [("left", Drop.UNPAIRED)]  # left 0 comes before the newest pair
     assert frames.take(0.0) == ({"left": 1, "right": 1}, [])
     # Those after it still wait for theirs.
-    assert frames.put("right", 3, 100 * MS, 0.0) == [("left", UNPAIRED)]
+    assert frames.put("right", 3, 100 * MS, 0.0) == [("left", Drop.UNPAIRED)]
     assert frames.take(0.0) == ({"left": 3, "right": 3}, [])
 
 
@@ -60,7 +61,7 @@ def test_while_the_matcher_is_busy_the_newest_pair_wins_and_the_others_are_super
         for camera in ("left", "right"):
             dropped += frames.put(camera, index, 33 * index * MS, 0.0)
     assert frames.take(0.0) == ({"left": 9, "right": 9}, [])
-    assert dropped.count(("left", SUPERSEDED)) == dropped.count(("right", SUPERSEDED)) == 9
+    assert dropped.count(("left", Drop.SUPERSEDED)) == dropped.count(("right", Drop.SUPERSEDED)) == 9
     assert len(dropped) == 18
 
 
@@ -69,7 +70,7 @@ def test_a_silent_partner_makes_unpaired_drops_and_tells_the_gap():
     frames.put("right", "old", 0, 0.0)
     for index in range(1, 7):
         dropped += frames.put("left", index, 33 * index * MS, 0.0)
-    assert dropped == [("left", UNPAIRED)] * 2
+    assert dropped == [("left", Drop.UNPAIRED)] * 2
     assert frames.gap == 66 * MS  # of left 2, the last one dropped
 
 

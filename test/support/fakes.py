@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -41,10 +42,24 @@ def two_views(count: int, width: int, height: int) -> list[NDArray[np.float32]]:
     return points
 
 
+class Clock:
+    """How long each stage takes."""
+
+    def __init__(self) -> None:
+        self.slow: dict[str, float] = {}  # seconds by stage
+
+    def spend(self, stage: str) -> float:
+        """Take as long as the stage should; in milliseconds."""
+        start = time.perf_counter()
+        time.sleep(self.slow.get(stage, 0.0))
+        return 1e3 * (time.perf_counter() - start)
+
+
 class FakeStream:
     """Matches a fixed rigid scene seen from two fixed poses; may be held up, may be made to fail."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
         self.reference: Reference = "previous"
         self.track_lengths: NDArray[np.int64] = np.array([2, 2, 3, 9])
         self.next_id = 0
@@ -57,6 +72,7 @@ class FakeStream:
         self.count, self.coverage = 60, 0.5
         self.dropped: dict[str, int] = {}
         self.views: Sequence[NDArray[np.float32]] | None = None  # two arrays of points; None: those of the two poses
+        self.stages = ["matching", "refinement"]  # that are reported
 
     def reset(self) -> None:
         self.previous = self.newest = None
@@ -90,8 +106,8 @@ class FakeStream:
         count = len(points0)
         return Matches(
             points0, points1, np.full(count, 0.9, np.float32), np.arange(count, dtype=np.uint32),
-            features.size, features.size, before, stamp, self.coverage, {"matching": 1.0},
-            self.dropped,
+            features.size, features.size, before, stamp, self.coverage,
+            {stage: self.clock.spend(stage) for stage in self.stages}, self.dropped,
         )  # fmt: skip
 
 
@@ -124,6 +140,7 @@ class FakeMatcher:
         self.batches: list[int] = []
         self.asked: list[Asked] = []
         self.streams: list[FakeStream] = []
+        self.clock = Clock()
 
     def with_config(self, **changes: Scalar) -> FakeMatcher:
         config = self.config.changed(**changes)
@@ -144,10 +161,12 @@ class FakeMatcher:
         auto: bool | None = None,
     ) -> Prepared:
         self.asked.append(Asked(int(image[0, 0, 0]), roi, auto, self.config))
+        self.clock.spend("prepare")
         return prepare(image, mask, roi, bool(auto), self.config.resolution, 14)
 
     def describe(self, frames: Sequence[Prepared]) -> list[FrameFeatures]:
         self.batches.append(len(frames))
+        self.clock.spend("network")
         nothing = torch.zeros(1, 1, 1)
         return [FrameFeatures(f.image, f.usable, f.view, f.window, nothing, 1.0, 1.0, nothing) for f in frames]
 
@@ -155,7 +174,7 @@ class FakeMatcher:
         if isinstance(after, FakeStream):
             found = after
         else:
-            found = FakeStream()
+            found = FakeStream(self.clock)
             self.streams.append(found)
         found.reference = reference
         return found

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 
 from endomatch_ros.ros.messages.clouds import make_status
+from endomatch_ros.ros.monitoring.causes import MATCH_DROPS, Drop, Explained, Keyframe, Reset
 from endomatch_ros.ros.parameters.table import STEREO
 
 if TYPE_CHECKING:
@@ -18,12 +19,6 @@ if TYPE_CHECKING:
     from endomatch_ros.ros.monitoring.statistics import Snapshot
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
-# Every cause is always listed, so that a monitor finds the key before the first drop.
-DROPS = ("superseded", "unpaired", "bad_encoding", "bad_image", "matching_failed", "not_active", "disabled")
-MATCH_DROPS = ("dense_consistency",)
-FAULTS = ("bad_encoding", "bad_image", "matching_failed")
-KEYFRAMES = ("first", "overlap", "inliers", "lost", "service")
-RESETS = ("activated", "service", "stamp_backwards", "size_changed", "parameters_changed", "matching_failed")
 
 
 @dataclass(frozen=True)
@@ -59,12 +54,14 @@ class Source:
         label: goes before the names of its statuses; empty for a single camera.
         snapshot: its counters.
         faults: frames that failed since the last report.
+        calibration: the one in use or why there is none; empty while there is no session.
         topic, type_name: the image topic, resolved, and its message type; empty for the stereo pair.
     """
 
     label: str
     snapshot: Snapshot
     faults: int
+    calibration: str = ""
     topic: str = ""
     type_name: str = ""
 
@@ -122,18 +119,21 @@ def _processing_status(name: str, source: Source, condition: Condition) -> Diagn
     if source.faults:
         level = WARN
         message = f"{source.faults} frames failed since the last report; the last one: {snapshot.problem}"
-    values: dict[str, Any] = {"answered": snapshot.answered}
+    values: dict[str, Any] = {"answered": snapshot.answered, "calibration": source.calibration}
     for label, figures in (("latency", snapshot.latency), ("stamp_latency", snapshot.stamp_latency)):
-        for index, percentile in enumerate(("p50", "p95", "p99")):
-            values[f"{label}_{percentile}_ms"] = _rounded(figures[index] if figures else None)
+        values |= _figures(label, ("p50_ms", "p95_ms", "p99_ms"), figures)
+    for stage, figures in snapshot.stages.items():
+        values |= _figures(f"stage_{stage}", ("p50_ms", "p95_ms"), figures)
     if source.label != STEREO:  # a stereo match is no step of a track
         values["tracks_alive"] = snapshot.tracks_alive
-        for index, which in enumerate(("p50", "p90", "max")):
-            values[f"track_frames_{which}"] = _rounded(snapshot.tracks[index] if snapshot.tracks else None)
-    values |= {f"dropped_{cause}": snapshot.drops.get(cause, 0) for cause in DROPS}
-    values |= {f"matches_dropped_{cause}": snapshot.left_out.get(cause, 0) for cause in MATCH_DROPS}
-    values |= {f"reset_{cause}": snapshot.resets.get(cause, 0) for cause in RESETS}
-    values |= {f"keyframe_{cause}": snapshot.keyframes.get(cause, 0) for cause in KEYFRAMES}
+        values |= _figures("track_frames", ("p50", "p90", "max"), snapshot.tracks)
+    values |= _counts("dropped", Drop, snapshot.drops)
+    values |= _counts("matches_dropped", MATCH_DROPS, snapshot.left_out)
+    values |= _counts("reset", Reset, snapshot.resets)
+    values |= _counts("keyframe", Keyframe, snapshot.keyframes)
+    values["last_drop"] = _explained(snapshot.last_drop)
+    values["last_reset"] = _explained(snapshot.last_reset)
+    values["last_keyframe"] = _explained(snapshot.last_keyframe)
     return make_status(name, level, message, condition.hardware_id, values)
 
 
@@ -182,6 +182,20 @@ def _no_images_hint(node: Node, topic: str, type_name: str) -> str:
     others = sorted(name for name in topics if not name.startswith(mine) and node.count_publishers(name))
     seen = f" (there are: {', '.join(others[:8])})" if others else " (there is none now)"
     return f"nobody publishes it; remap image_raw to a topic of type {type_name}{seen}"
+
+
+def _figures(label: str, which: Sequence[str], figures: Sequence[float] | None) -> dict[str, float | str]:
+    """Figures by key, in the order of ``which``; empty where there are none yet."""
+    return {f"{label}_{name}": _rounded(figures[index] if figures else None) for index, name in enumerate(which)}
+
+
+def _counts(prefix: str, causes: Iterable[str], counts: Mapping[Any, int]) -> dict[str, int]:
+    """Counts by key. Every cause is always listed, so that a monitor finds the key before the first drop."""
+    return {f"{prefix}_{cause}": count for cause, count in (dict.fromkeys(causes, 0) | dict(counts)).items()}
+
+
+def _explained(cause: Explained | None) -> str:
+    return "" if cause is None else f"{cause}: {cause.meaning}"
 
 
 def _rounded(value: float | None) -> float | str:

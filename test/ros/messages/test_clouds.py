@@ -1,4 +1,4 @@
-"""Messages against their documented layout, camera_info against closed forms, the worker, the statistics."""
+"""Messages against their documented layout, camera_info against closed forms, the worker."""
 
 import threading
 
@@ -23,7 +23,6 @@ from endomatch_ros.ros.messages.clouds import (
     unpack_values,
 )
 from endomatch_ros.ros.messages.verdict import Limits, error_values, judge, pack_error
-from endomatch_ros.ros.monitoring.statistics import Statistics
 from endomatch_ros.ros.sync import FrameBuffer
 from endomatch_ros.ros.worker import Worker
 
@@ -274,23 +273,3 @@ def test_stopping_drops_what_waits():
     gate.set()
     assert worker.stop()
     assert done == [1]
-
-
-def test_statistics():
-    statistics = Statistics()
-    assert statistics.snapshot(0.0).age is None
-    for index in range(11):
-        statistics.arrived(0.1 * index)
-    for latency in (0.01, 0.02, 0.03):
-        statistics.published(latency, None)
-    statistics.dropped("bad_image", "why")
-    for count in (3, 0, 4):
-        statistics.left_out({"dense_consistency": count})
-    snapshot = statistics.snapshot(1.0)
-    assert snapshot.left_out == {"dense_consistency": 7}
-    assert snapshot.rate == pytest.approx(10)
-    assert snapshot.latency[0] == pytest.approx(20)
-    assert snapshot.stamp_latency is None
-    assert (snapshot.drops, snapshot.problem) == ({"bad_image": 1}, "why")
-    assert statistics.snapshot(100.0).rate == 0
-    assert statistics.snapshot(100.0).age == pytest.approx(99)
