@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from endomatch_ros.errors import DataError
 from endomatch_ros.geometry.camera import Camera
 from endomatch_ros.geometry.epipolar import is_rigid
+
+Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,10 +95,39 @@ class Frame:
 
 
 class FrameSequence(Protocol):
-    """Frames by position, 0 to ``len − 1``."""
+    """Frames by position, 0 to ``len − 1``.
+
+    A sequence may know more than its frames tell; these are optional, asked for by the functions below:
+
+    - ``correspondence(position0, position1, points)``: the true partners ``(N, 2)`` of pixels ``(N, 2)`` of the first
+      frame in the second, and ``(N,)`` bool, which of them are visible there
+    - ``landmarks(position0, position1)``: pixels ``(N, 2)`` in both frames of points that both see
+    - ``scene_id``: equal for recordings that show the same scene
+    """
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, position: int) -> Frame: ...
 
     def __iter__(self) -> Iterator[Frame]: ...
+
+
+Partners = Callable[[int, int, Array], tuple[Array, NDArray[np.bool_]]]
+"""The optional ``correspondence`` of a sequence."""
+Landmarks = Callable[[int, int], tuple[Array, Array]]
+"""The optional ``landmarks`` of a sequence."""
+
+
+def partners_of(sequence: FrameSequence) -> Partners | None:
+    """The sequence's ``correspondence``; None where it has none."""
+    return getattr(sequence, "correspondence", None)
+
+
+def landmarks_of(sequence: FrameSequence) -> Landmarks | None:
+    """The sequence's ``landmarks``; None where it has none."""
+    return getattr(sequence, "landmarks", None)
+
+
+def scene_of(sequence: FrameSequence) -> Hashable:
+    """The sequence's ``scene_id``; where it has none, it shows a scene of its own."""
+    return getattr(sequence, "scene_id", id(sequence))

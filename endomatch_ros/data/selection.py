@@ -12,8 +12,8 @@ import numpy as np
 
 from endomatch_ros.data.frames import Frame, FrameSequence
 from endomatch_ros.data.quality import Look, look_at, mean_motion, sharpness
+from endomatch_ros.data.view import view_of
 from endomatch_ros.errors import DataError, ImageError, check_ranges
-from endomatch_ros.matching.view import view_mask
 
 _log = logging.getLogger(__name__)
 
@@ -158,7 +158,7 @@ def _read(sequence: FrameSequence, position: int, report: SelectionReport | None
             report.broken.append((position, str(error)))
             _log.warning("frame %d cannot be used: %s", position, error)
         return None
-    return frame if frame.mask is not None else replace(frame, mask=view_mask(frame.image))
+    return replace(frame, mask=view_of(frame))
 
 
 class _Judge:

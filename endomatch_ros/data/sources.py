@@ -4,70 +4,72 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Hashable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from endomatch_ros.data.frames import Frame, FrameSequence
-from endomatch_ros.data.readers import images, scared, video
-from endomatch_ros.data.readers.sfm import SfmSequence
-from endomatch_ros.data.synthetic import SceneConfig, SyntheticEndoscope, SyntheticSequence
+from endomatch_ros.data.frames import Frame, FrameSequence, Landmarks, Partners, landmarks_of, partners_of, scene_of
+from endomatch_ros.data.readers.images import read_mask
+from endomatch_ros.data.readers.interface import Fit, Reader, SourceOptions
+from endomatch_ros.data.readers.registry import READERS
 from endomatch_ros.errors import ConfigError, DataError
 from endomatch_ros.geometry.camera import Camera
 
-BAGS = (".mcap", ".db3")
-"""File types that are taken for recordings of ROS 2, in lower case."""
-KINDS = (
-    f"synthetic[:SEED[,tunnel|cavity]], a video ({' '.join(video.SUFFIXES)}), a ROS 2 bag (.mcap, .db3 or its folder), "
-    "or a folder: of pictures, of videos, of bags, an SfM recording (motion.yaml, structure.ply), "
-    "or SCARED (a keyframe, a data set or all of it)"
-)
+KINDS = ", ".join(reader.help for reader in READERS.values())
 """What a source may be."""
 
-_SYNTHETIC = re.compile(r"synthetic(?::(?P<seed>\d+)(?:,(?P<kind>\w+))?)?")
 _FRAMES = re.compile(r"(-?\d+)?:(-?\d+)?")
-
-
-@dataclass(frozen=True)
-class SourceOptions:
-    """What a source does not tell of itself.
-
-    Attributes:
-        image_topic: of a bag; may be left out where it has one only.
-        camera_info_topic: of a bag; found by the image topic if left out.
-        partner_topic: of a bag, images of the other camera of a stereo pair.
-        calibration: a ROS camera YAML, for frames without a calibration of their own.
-        mask: a picture, bright inside the view, for frames without a mask of their own.
-        rate: frames a second of sources that tell no times: pictures and SfM recordings.
-        stereo: how a stereo pair lies in a video's pictures.
-
-    Raises:
-        ConfigError: a value that cannot be.
-    """
-
-    image_topic: str = ""
-    camera_info_topic: str = ""
-    partner_topic: str = ""
-    calibration: Path | None = None
-    mask: Path | None = None
-    rate: float = 30.0
-    stereo: Literal["none", "left-right", "top-bottom"] = "none"
-
-    def __post_init__(self) -> None:
-        if not self.rate > 0 or not np.isfinite(self.rate):
-            raise ConfigError(f"rate {self.rate}: a positive number of frames a second is needed")
-        if self.stereo not in ("none", "left-right", "top-bottom"):
-            raise ConfigError(f"stereo {self.stereo!r} is unknown: use none, left-right or top-bottom")
 
 
 DEFAULTS = SourceOptions()
 
 
-class SubSequence:
+class SequenceView:
+    """A sequence made of another one: what that one knows of the truth, this one knows of its frames.
+
+    Args:
+        sequence: the other one.
+    """
+
+    def __init__(self, sequence: FrameSequence) -> None:
+        self.sequence = sequence
+
+    def __len__(self) -> int:
+        return len(self.sequence)
+
+    def __getitem__(self, position: int) -> Frame:
+        return self.sequence[self.inner(position)]
+
+    def __iter__(self) -> Iterator[Frame]:
+        return (self[position] for position in range(len(self)))
+
+    def inner(self, position: int) -> int:
+        """Position of a frame in the other sequence."""
+        return position
+
+    @property
+    def correspondence(self) -> Partners | None:
+        """As :class:`~endomatch_ros.data.frames.FrameSequence` says; None if the other one has none."""
+        known = partners_of(self.sequence)
+        return known and (lambda first, second, points: known(self.inner(first), self.inner(second), points))
+
+    @property
+    def landmarks(self) -> Landmarks | None:
+        """Likewise."""
+        known = landmarks_of(self.sequence)
+        return known and (lambda first, second: known(self.inner(first), self.inner(second)))
+
+    @property
+    def scene_id(self) -> Hashable:
+        """The other one's."""
+        return scene_of(self.sequence)
+
+
+class SubSequence(SequenceView):
     """Part of a sequence.
 
     Args:
@@ -80,7 +82,7 @@ class SubSequence:
     """
 
     def __init__(self, sequence: FrameSequence, start: int | None = None, stop: int | None = None) -> None:
-        self.sequence = sequence
+        super().__init__(sequence)
         self.positions = range(len(sequence))[start:stop]
         if not self.positions:
             names = ("" if end is None else str(end) for end in (start, stop))
@@ -89,16 +91,14 @@ class SubSequence:
     def __len__(self) -> int:
         return len(self.positions)
 
-    def __getitem__(self, position: int) -> Frame:
+    def inner(self, position: int) -> int:
+        """Position in the whole."""
         if not 0 <= position < len(self):
             raise IndexError(f"frame {position} of {len(self)}")
-        return self.sequence[self.positions[position]]
-
-    def __iter__(self) -> Iterator[Frame]:
-        return (self[position] for position in range(len(self)))
+        return self.positions[position]
 
 
-class CompletedSequence:
+class CompletedSequence(SequenceView):
     """A sequence whose frames get a calibration and a mask where they have none of their own.
 
     Args:
@@ -110,15 +110,12 @@ class CompletedSequence:
     def __init__(
         self, sequence: FrameSequence, camera: Camera | None = None, mask: NDArray[np.bool_] | None = None
     ) -> None:
-        self.sequence = sequence
+        super().__init__(sequence)
         self._camera, self._mask = camera, mask
-
-    def __len__(self) -> int:
-        return len(self.sequence)
 
     def __getitem__(self, position: int) -> Frame:
         """The frame; raises DataError where the calibration or the mask is of another size."""
-        frame = self.sequence[position]
+        frame = super().__getitem__(position)
         sizes = {
             "calibration": None if self._camera is None else self._camera.size,
             "mask": None if self._mask is None else self._mask.shape[::-1],
@@ -129,17 +126,6 @@ class CompletedSequence:
         camera = self._camera if frame.camera is None else frame.camera
         return replace(frame, camera=camera, mask=self._mask if frame.mask is None else frame.mask)
 
-    def __iter__(self) -> Iterator[Frame]:
-        return (self[position] for position in range(len(self)))
-
-
-def origin(sequence: FrameSequence, position: int) -> tuple[FrameSequence, int]:
-    """The sequence that a frame comes from, under all views of it, and the frame's position there."""
-    while isinstance(sequence, SubSequence | CompletedSequence):
-        position = sequence.positions[position] if isinstance(sequence, SubSequence) else position
-        sequence = sequence.sequence
-    return sequence, position
-
 
 def parse_frames(text: str) -> slice:
     """``start:stop`` as Python slices it: either may be empty or count from the end; raises :class:`ConfigError`."""
@@ -149,106 +135,82 @@ def parse_frames(text: str) -> slice:
     return slice(*(None if number is None else int(number) for number in match.groups()))
 
 
-def open_sequence(name: str, options: SourceOptions = DEFAULTS, frames: str = "") -> FrameSequence:
+def open_sequence(
+    name: str, options: SourceOptions = DEFAULTS, frames: str = "", kind: str | None = None
+) -> FrameSequence:
     """The one recording that a user names.
 
     Args:
         name: see :data:`KINDS`.
         options: what the source does not tell of itself.
         frames: part of it, as ``0:20``; empty: all.
+        kind: the reader's name in :data:`~endomatch_ros.data.readers.registry.READERS`; None: the one that fits best.
 
     Raises:
         ConfigError: a scene or a part that cannot be.
-        DataError: nothing can be read there, or it is several recordings.
+        DataError: nothing of that kind can be read there, or it is several recordings.
     """
-    found = open_sources(name, options, frames)
+    found = open_sources(name, options, frames, kind)
     if len(found) != 1:
         raise DataError(f"{name} holds {len(found)} recordings where one is needed: name one of its files or folders")
     return found[0]
 
 
-def open_sources(name: str, options: SourceOptions = DEFAULTS, frames: str = "") -> list[FrameSequence]:
+def open_sources(
+    name: str, options: SourceOptions = DEFAULTS, frames: str = "", kind: str | None = None
+) -> list[FrameSequence]:
     """The recordings that a user names, one or more; arguments and errors are those of :func:`open_sequence`."""
     part = parse_frames(frames) if frames else None
-    found = _open(name, options)
+    found = _reader(name, kind).open(name, options)
     if options.calibration is not None or options.mask is not None:
         from endomatch_ros.data.calibration import read_calibration
 
         camera = None if options.calibration is None else read_calibration(options.calibration)
-        mask = None if options.mask is None else images.read_mask(options.mask)
+        mask = None if options.mask is None else read_mask(options.mask)
         found = [CompletedSequence(sequence, camera, mask) for sequence in found]
     return found if part is None else [SubSequence(sequence, part.start, part.stop) for sequence in found]
 
 
-def add_source_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of a command line that :func:`source_options` reads."""
+def add_source_arguments(parser: argparse.ArgumentParser, leave_out: Collection[str] = ()) -> None:
+    """The options of a command line that :func:`source_options` reads, without those that are left out by name."""
     group = parser.add_argument_group("source", "what a recording does not tell of itself")
-    group.add_argument("--image-topic", default="", metavar="TOPIC", help="images of a bag, where it has several")
-    group.add_argument("--camera-info-topic", default="", metavar="TOPIC", help="their calibration in the bag")
-    group.add_argument("--partner-topic", default="", metavar="TOPIC", help="images of a stereo scope's other camera")
-    group.add_argument("--calibration", type=Path, metavar="FILE", help="ROS camera YAML, for frames that have none")
-    group.add_argument("--mask", type=Path, metavar="FILE", help="picture, bright inside the view, for frames without")
-    group.add_argument("--rate", type=float, default=30.0, help="frames a second of pictures (default: %(default)s)")
+
+    def add(name: str, text: str, **options: Any) -> None:
+        if name not in leave_out:
+            group.add_argument("--" + name.replace("_", "-"), help=text, **options)
+
+    add("image_topic", "images of a bag, where it has several", default="", metavar="TOPIC")
+    add("camera_info_topic", "their calibration in the bag", default="", metavar="TOPIC")
+    add("partner_topic", "images of a stereo scope's other camera", default="", metavar="TOPIC")
+    add("calibration", "ROS camera YAML, for frames that have none", type=Path, metavar="FILE")
+    add("mask", "picture, bright inside the view, for frames without", type=Path, metavar="FILE")
+    add("rate", "frames a second of pictures (default: %(default)s)", type=float, default=30.0)
     layouts = ("none", "left-right", "top-bottom")
-    group.add_argument("--stereo", choices=layouts, default="none", help="in a video's pictures (default: %(default)s)")
+    add("stereo", "in a video's pictures (default: %(default)s)", choices=layouts, default="none")
 
 
-def source_options(args: argparse.Namespace) -> SourceOptions:
+def source_options(args: argparse.Namespace, leave_out: Collection[str] = ()) -> SourceOptions:
     """Those of a parser that has :func:`add_source_arguments`."""
-    return SourceOptions(**{name: getattr(args, name) for name in SourceOptions.__dataclass_fields__})
+    names = [name for name in SourceOptions.__dataclass_fields__ if name not in leave_out]
+    return SourceOptions(**{name: getattr(args, name) for name in names})
 
 
-def _open(name: str, options: SourceOptions) -> list[FrameSequence]:
+def _reader(name: str, kind: str | None) -> Reader:
+    """The reader of that kind, or the one that is surest; raises DataError where none can read the name."""
+    able = READERS if kind is None else {kind: READERS[kind]}
+    fits = {reader.name: reader.accepts(name) for reader in able.values()}
+    best = max(fits.values())
+    found = [READERS[each] for each, fit in fits.items() if fit is best]
+    if best is Fit.NO:
+        raise DataError(f"{_not_found(name)}; a source may be {', '.join(reader.help for reader in found)}")
+    if best is Fit.FILES and len(found) > 1:
+        kinds = " and ".join(reader.plural for reader in found)
+        raise DataError(f"{name} holds {kinds}: name a file, or a folder of one kind")
+    return found[0]
+
+
+def _not_found(name: str) -> str:
     path = Path(name)
-    if name.startswith("synthetic") and not path.exists():
-        return [_synthetic(name)]
     if path.is_dir():
-        return _open_folder(path, options)
-    suffix = path.suffix.lower()
-    if suffix in video.SUFFIXES:
-        return [video.VideoFile(path, stereo=options.stereo)]
-    if suffix in BAGS and path.is_file():
-        return [_bag(path, options)]
-    if not path.exists():
-        raise DataError(f"there is no file or folder {name}; a source may be {KINDS}")
-    raise DataError(f"{name} is nothing that can be read; a source may be {KINDS}")
-
-
-def _open_folder(folder: Path, options: SourceOptions) -> list[FrameSequence]:
-    if (folder / "motion.yaml").is_file() and (folder / "structure.ply").is_file():
-        return [SfmSequence(folder, options.rate)]
-    if scared.is_scared(folder):
-        return list[FrameSequence](scared.scared_keyframes(folder))
-    if (folder / "metadata.yaml").is_file():
-        return [_bag(folder, options)]
-    pictures, videos, bags = (_files(folder, suffixes) for suffixes in (images.SUFFIXES, video.SUFFIXES, BAGS))
-    kinds = [kind for kind, files in (("pictures", pictures), ("videos", videos), ("bags", bags)) if files]
-    if len(kinds) > 1:
-        raise DataError(f"{folder} holds {' and '.join(kinds)}: name a file, or a folder of one kind")
-    if pictures:
-        return [images.ImageFolder(folder, options.rate)]
-    if videos:
-        return [video.VideoFile(path, stereo=options.stereo) for path in videos]
-    bags = bags or sorted((path.parent for path in folder.glob("*/metadata.yaml")), key=images.natural_key)
-    if not bags:
-        raise DataError(f"the folder {folder} holds nothing that can be read; a source may be {KINDS}")
-    return [_bag(bag, options) for bag in bags]
-
-
-def _files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
-    return sorted((p for p in folder.iterdir() if p.is_file() and p.suffix.lower() in suffixes), key=images.natural_key)
-
-
-def _bag(path: Path, options: SourceOptions) -> FrameSequence:
-    from endomatch_ros.data.readers.bag import BagImages  # rosbags takes its time to load
-
-    open_bag: Callable[..., FrameSequence] = BagImages
-    return open_bag(path, options.image_topic, options.camera_info_topic, options.partner_topic)
-
-
-def _synthetic(name: str) -> SyntheticSequence:
-    match = _SYNTHETIC.fullmatch(name)
-    if match is None:
-        raise ConfigError(f"{name!r} names no scene; write synthetic:SEED or synthetic:SEED,KIND")
-    kind = cast(Literal["tunnel", "cavity"], match["kind"] or "tunnel")  # SceneConfig refuses others
-    return SyntheticSequence(SyntheticEndoscope(SceneConfig(seed=int(match["seed"] or 0), kind=kind)))
+        return f"the folder {name} holds nothing that can be read"
+    return f"{name} is nothing that can be read" if path.exists() else f"there is no file or folder {name}"

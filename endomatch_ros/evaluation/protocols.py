@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from endomatch_ros.data.readers.scared import is_scared
+from endomatch_ros.data.readers.interface import Fit
+from endomatch_ros.data.readers.registry import READERS
 from endomatch_ros.errors import ConfigError
 
 
@@ -35,7 +35,7 @@ class Protocol:
             names: what the user names as data.
         """
         for name in names:
-            if self.scared and not is_scared(Path(name)):
+            if self.scared and READERS["scared"].accepts(name) is Fit.NO:
                 raise ConfigError(
                     f"{name} is not SCARED: give the folder that holds dataset_1, dataset_2 and so on, one of these, "
                     "or a keyframe_N in it; measure other data without --protocol scared"

@@ -9,10 +9,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from endomatch_ros.data.frames import Frame, FrameSequence
-from endomatch_ros.data.readers.sfm import SfmSequence
-from endomatch_ros.data.sources import origin
-from endomatch_ros.data.synthetic import SyntheticSequence
+from endomatch_ros.data.frames import Frame, FrameSequence, landmarks_of, partners_of
 from endomatch_ros.errors import CalibrationError
 from endomatch_ros.geometry.epipolar import fundamental_from_pose, relative_pose
 from endomatch_ros.matching.view import lookup
@@ -62,18 +59,19 @@ def pair_truth(sequence: FrameSequence, position0: int, position1: int, frame0: 
                 fundamental = fundamental_from_pose(frame0.camera.matrix, frame1.camera.matrix, pose)
             except CalibrationError:
                 fundamental = None  # the camera stood still
-    source, source0 = origin(sequence, position0)
-    source1 = origin(sequence, position1)[1]
-    if isinstance(source, SfmSequence):
-        landmarks, targets = _landmarks(source, source0, source1, frame0, frame1)
-    elif isinstance(source, SyntheticSequence):
-        correspondence = partial(source.correspondence, source0, source1)
+    partners, projected = partners_of(sequence), landmarks_of(sequence)
+    if projected is not None:
+        landmarks, targets = projected(position0, position1)
+        inside = _inside(landmarks, frame0) & _inside(targets, frame1)
+        landmarks, targets = landmarks[inside], targets[inside]
+    elif partners is not None:
+        correspondence = partial(partners, position0, position1)
     elif pose is not None:
         correspondence = depth_correspondence(frame0, frame1, pose)
     if correspondence is not None:
         grid = _grid(frame0)
-        partners, visible = correspondence(grid)
-        landmarks, targets = grid[visible], partners[visible]
+        found, visible = correspondence(grid)
+        landmarks, targets = grid[visible], found[visible]
     return PairTruth(pose, fundamental, landmarks, targets, correspondence)
 
 
@@ -124,16 +122,6 @@ def _depth_at(depth: NDArray[np.float32], points: Array) -> Array:
     out = np.full(len(points), np.nan)
     out[inside] = (corners * weights).sum(axis=1)
     return out
-
-
-def _landmarks(
-    sequence: SfmSequence, position0: int, position1: int, frame0: Frame, frame1: Frame
-) -> tuple[Array, Array]:
-    """Projections of the points that both frames see, inside both views."""
-    both = np.intersect1d(sequence.visible(position0), sequence.visible(position1))
-    points0, points1 = sequence.project(position0, both), sequence.project(position1, both)
-    inside = _inside(points0, frame0) & _inside(points1, frame1)
-    return points0[inside], points1[inside]
 
 
 def _inside(points: Array, frame: Frame) -> NDArray[np.bool_]:

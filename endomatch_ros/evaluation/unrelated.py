@@ -10,9 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from endomatch_ros.data.frames import FrameSequence
-from endomatch_ros.data.readers.scared import ScaredKeyframe
-from endomatch_ros.data.sources import origin
+from endomatch_ros.data.frames import FrameSequence, scene_of
 from endomatch_ros.errors import ConfigError, DataError, ImageError
 from endomatch_ros.evaluation.methods.interface import NamedMethod
 from endomatch_ros.evaluation.predictions import Predictor, View
@@ -53,7 +51,7 @@ def plan_unrelated(sequences: Sequence[FrameSequence], count: int) -> list[tuple
 
     Each recording counts as a scene of its own, but the keyframes of one SCARED data set show the same one.
     """
-    return unrelated_pairs([_scene(sequence) for sequence in sequences], [len(s) for s in sequences], count)
+    return unrelated_pairs([scene_of(sequence) for sequence in sequences], [len(s) for s in sequences], count)
 
 
 def measure_unrelated(
@@ -126,11 +124,6 @@ def unrelated_pairs(scenes: Sequence[Any], lengths: Sequence[int], count: int) -
             at = (k + 0.5) / share
             out.append(((a, int(at * lengths[a])), (b, int(at * lengths[b]))))
     return list(dict.fromkeys(out))
-
-
-def _scene(sequence: FrameSequence) -> object:
-    source, _ = origin(sequence, 0)
-    return source.folder.resolve().parent if isinstance(source, ScaredKeyframe) else id(source)
 
 
 def _row(method: str, counts: Sequence[tuple[int, int]]) -> UnrelatedRow:

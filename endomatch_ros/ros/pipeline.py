@@ -7,13 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import cast
 
-import cv2
 import numpy as np
 from builtin_interfaces.msg import Time
 from numpy.typing import NDArray
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from endomatch_ros.errors import ConfigError
+from endomatch_ros.data.readers.images import read_mask
+from endomatch_ros.errors import ConfigError, ImageError
 from endomatch_ros.geometry.camera import Camera
 from endomatch_ros.geometry.robust import EpipolarEstimate, estimate_epipolar, recover_relative_pose
 from endomatch_ros.geometry.uncertainty import refine_relative_pose, relative_pose_covariance
@@ -272,7 +272,7 @@ def _kept(settings: Settings) -> tuple[object, ...]:
 def _read_mask(path: str | None) -> NDArray[np.bool_] | None:
     if path is None:
         return None
-    picture = cv2.imread(path, cv2.IMREAD_GRAYSCALE)
-    if picture is None:
-        raise ConfigError(f"mask {path!r} cannot be read as an image")
-    return np.asarray(picture > 0)
+    try:
+        return read_mask(path)
+    except ImageError as error:
+        raise ConfigError(f"mask {path!r} cannot be read as an image: {error}") from error

@@ -11,8 +11,8 @@ import pytest
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
-from endomatch_ros.data.frames import Frame, FrameSequence
-from endomatch_ros.data.readers.bag import BagImages
+from endomatch_ros.data.frames import Frame, FrameSequence, landmarks_of, partners_of, scene_of
+from endomatch_ros.data.readers.bag_images import BagImages
 from endomatch_ros.data.readers.images import ImageFolder
 from endomatch_ros.data.readers.scared import ScaredKeyframe
 from endomatch_ros.data.readers.sfm import SfmSequence
@@ -24,7 +24,6 @@ from endomatch_ros.data.sources import (
     add_source_arguments,
     open_sequence,
     open_sources,
-    origin,
     parse_frames,
     source_options,
 )
@@ -230,7 +229,7 @@ def test_a_calibration_or_mask_of_another_size_is_an_error(tmp_path: Path) -> No
         CompletedSequence(folder, mask=np.ones((64, 48), np.bool_))[0]
 
 
-class Ten:
+class Plain:
     """Ten frames that know their number."""
 
     def __len__(self) -> int:
@@ -243,6 +242,18 @@ class Ten:
         return (self[k] for k in range(10))
 
 
+class Ten(Plain):
+    """They know the truth about themselves, too: which positions were asked for."""
+
+    scene_id = "ten"
+
+    def correspondence(self, position0, position1, points):
+        return points + np.array([position0, position1]), np.ones(len(points), bool)
+
+    def landmarks(self, position0, position1):
+        return np.array([[position0, position1]]), np.zeros((1, 2))
+
+
 @pytest.mark.parametrize("text", ["0:4", "3:", ":3", ":", "-4:", ":-7", "-5:-2", "2:100", "-100:2"])
 def test_parts_are_pythons_slices(text: str) -> None:
     part = parse_frames(text)
@@ -250,8 +261,15 @@ def test_parts_are_pythons_slices(text: str) -> None:
     expected = eval(f"list(range(10))[{text}]")
     assert [frame.index for frame in cut] == expected
     assert len(cut) == len(expected)
-    assert origin(SubSequence(CompletedSequence(cut)), 1)[1] == expected[1]
-    assert isinstance(origin(SubSequence(CompletedSequence(cut)), 1)[0], Ten)
+    view = SubSequence(CompletedSequence(cut))
+    assert view[1].index == expected[1]
+    assert view.correspondence(0, 1, np.zeros((1, 2)))[0].tolist() == [[expected[0], expected[1]]]
+    assert view.landmarks(0, 1)[0].tolist() == [[expected[0], expected[1]]]
+    assert scene_of(view) == "ten"
+    plain = Plain()
+    view = SubSequence(CompletedSequence(plain))
+    assert partners_of(view) is landmarks_of(view) is None
+    assert scene_of(plain) == scene_of(view) != scene_of(SubSequence(Plain()))
     for outside in (-1, len(cut)):
         with pytest.raises(IndexError):
             cut[outside]

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from endomatch_ros.data.depth.provider import view_of
 from endomatch_ros.data.frames import Frame
+from endomatch_ros.data.view import view_of
 from endomatch_ros.device import resolve_device
 from endomatch_ros.errors import CheckpointError, ConfigError
 

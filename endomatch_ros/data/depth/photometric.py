@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from endomatch_ros.data.depth.provider import view_of
 from endomatch_ros.data.frames import Frame
+from endomatch_ros.data.view import view_of
 from endomatch_ros.errors import ConfigError, check_ranges
 from endomatch_ros.matching.view import highlight_mask
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from endomatch_ros.data.frames import Frame
+from endomatch_ros.data.frames import Frame, FrameSequence
+from endomatch_ros.data.readers.interface import Fit, Reader, SourceOptions, fit_of_files, natural_key
 from endomatch_ros.errors import DataError, ImageError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
@@ -63,11 +63,6 @@ class ImageFolder:
         return (self[position] for position in range(len(self)))
 
 
-def natural_key(path: Path) -> list[tuple[int, str]]:
-    """Sorting key by name in which runs of digits count as numbers: ``2.png`` before ``10.png``."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.name.lower())]
-
-
 def _decode(path: Path, flags: int) -> NDArray[np.uint8]:
     if not path.is_file():
         raise ImageError(f"there is no picture {path}; check the path")
@@ -76,3 +71,14 @@ def _decode(path: Path, flags: int) -> NDArray[np.uint8]:
     if image is None:
         raise ImageError(f"{path} is not a picture that can be read; give a PNG, JPEG, TIFF or BMP file")
     return np.asarray(image, np.uint8)
+
+
+def _accepts(name: str) -> Fit:
+    return fit_of_files(name, SUFFIXES) if Path(name).is_dir() else Fit.NO
+
+
+def _open(name: str, options: SourceOptions) -> list[FrameSequence]:
+    return [ImageFolder(name, options.rate)]
+
+
+READER = Reader("images", "pictures", _accepts, _open, f"a folder of pictures ({' '.join(SUFFIXES)})")

@@ -24,9 +24,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from endomatch_ros.data.frames import Frame, StereoPartner
+from endomatch_ros.data.frames import Frame, FrameSequence, StereoPartner
 from endomatch_ros.data.readers.archive import NumberedFiles
-from endomatch_ros.data.readers.images import natural_key, read_image
+from endomatch_ros.data.readers.images import read_image
+from endomatch_ros.data.readers.interface import Fit, Reader, SourceOptions, natural_key
 from endomatch_ros.data.readers.video import VideoReader, split_stereo
 from endomatch_ros.errors import CalibrationError, DataError, ImageError
 from endomatch_ros.geometry.camera import Camera
@@ -82,6 +83,11 @@ class ScaredKeyframe:
 
     def __iter__(self) -> Iterator[Frame]:
         return (self[position] for position in range(len(self)))
+
+    @property
+    def scene_id(self) -> Path:
+        """Equal for the keyframes of one data set, which show one scene."""
+        return self.folder.resolve().parent
 
     def _from_video(self, video: VideoReader, number: int) -> Frame:
         found = self._frame_data.read(number)
@@ -202,3 +208,14 @@ def _read_storage(path: Path, names: tuple[str, ...]) -> dict[str, Array]:
     if missing:
         raise DataError(f"{path} lacks {', '.join(missing)}; it should hold {', '.join(names)}")
     return {name: np.asarray(value, np.float64) for name, value in nodes.items()}
+
+
+def _accepts(name: str) -> Fit:
+    return Fit.LAYOUT if is_scared(Path(name)) else Fit.NO
+
+
+def _open(name: str, options: SourceOptions) -> list[FrameSequence]:
+    return list[FrameSequence](scared_keyframes(name))
+
+
+READER = Reader("scared", "SCARED keyframes", _accepts, _open, "SCARED (a keyframe, a data set or all of it)")

@@ -21,8 +21,9 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from endomatch_ros.data.frames import Frame
+from endomatch_ros.data.frames import Frame, FrameSequence
 from endomatch_ros.data.readers.images import read_image, read_mask
+from endomatch_ros.data.readers.interface import Fit, Reader, SourceOptions
 from endomatch_ros.errors import DataError
 from endomatch_ros.geometry.camera import Camera
 
@@ -99,6 +100,11 @@ class SfmSequence:
     def visible(self, position: int) -> NDArray[np.intp]:
         """Indices into :attr:`points` of those that the frame at ``position`` sees, ascending."""
         return self._visible[position]
+
+    def landmarks(self, position0: int, position1: int) -> tuple[Array, Array]:
+        """Pixels ``(N, 2)`` in both frames of the points that both see."""
+        both = np.intersect1d(self.visible(position0), self.visible(position1))
+        return self.project(position0, both), self.project(position1, both)
 
     def project(self, position: int, indices: NDArray[np.intp]) -> Array:
         """Pixels ``(N, 2)`` at which the frame at ``position`` has these points; NaN for those behind the camera."""
@@ -199,3 +205,15 @@ def _read_views(path: Path) -> list[set[int]]:
         else:
             raise DataError(f"{path} should begin with -1, the mark of the first point")
     return views
+
+
+def _accepts(name: str) -> Fit:
+    marks = ("motion.yaml", "structure.ply")
+    return Fit.LAYOUT if all(Path(name, mark).is_file() for mark in marks) else Fit.NO
+
+
+def _open(name: str, options: SourceOptions) -> list[FrameSequence]:
+    return [SfmSequence(name, options.rate)]
+
+
+READER = Reader("sfm", "SfM recordings", _accepts, _open, "an SfM recording (a folder with motion.yaml, structure.ply)")

@@ -13,7 +13,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from endomatch_ros.data.frames import Frame, StereoPartner
+from endomatch_ros.data.frames import Frame, FrameSequence, StereoPartner
+from endomatch_ros.data.readers.interface import Fit, Reader, SourceOptions, files_in, fit_of_files
 from endomatch_ros.data.readers.sidecar import Stereo, read_sidecar
 from endomatch_ros.errors import ConfigError, DataError, ImageError
 from endomatch_ros.geometry.camera import Camera
@@ -234,3 +235,16 @@ def split_stereo(image: NDArray[np.uint8], stereo: Stereo) -> tuple[NDArray[np.u
 
 def _ascending(times: Array) -> bool:
     return len(times) > 0 and bool((np.diff(times) * 1000 > 2 * _SAME_MS).all())
+
+
+def _accepts(name: str) -> Fit:
+    return fit_of_files(name, SUFFIXES)
+
+
+def _open(name: str, options: SourceOptions) -> list[FrameSequence]:
+    path = Path(name)
+    files = files_in(path, SUFFIXES) if path.is_dir() else [path]
+    return [VideoFile(file, stereo=options.stereo) for file in files]
+
+
+READER = Reader("video", "videos", _accepts, _open, f"videos (a file or a folder of {' '.join(SUFFIXES)})")

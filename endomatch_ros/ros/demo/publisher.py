@@ -6,11 +6,9 @@ import argparse
 import itertools
 import sys
 from collections.abc import Iterable, Iterator
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import cv2
-import numpy as np
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.executors import SingleThreadedExecutor
@@ -19,6 +17,8 @@ from rclpy.qos import QoSProfile
 from rclpy.task import Future
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
+from endomatch_ros.data.readers.registry import READERS
+from endomatch_ros.data.sources import KINDS, add_source_arguments, open_sequence, source_options
 from endomatch_ros.errors import DataError, EndomatchError
 from endomatch_ros.ros.launching import dds
 from endomatch_ros.ros.launching.lifetime import until_told
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from endomatch_ros.data.frames import Frame
 
 _BASELINE_M = 0.004  # about that of a stereo laparoscope
-PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+_OWN = ("rate", "stereo")  # options of a source that mean something else here
 
 
 class FramePublisher(Node):
@@ -118,53 +118,29 @@ class FramePublisher(Node):
             self._tick()
 
 
-def frames_of(
-    source: str, path: Path | None, seed: int, size: tuple[int, int], rate: float, baseline: float = 0.0
-) -> Iterator[Frame]:
-    """The frames of a source.
+def endless_scene(seed: int, size: tuple[int, int], rate: float, baseline: float) -> Iterator[Frame]:
+    """Frames of a synthetic scene that never ends.
 
     Args:
-        source: ``synthetic``, ``sfm`` or ``images``.
-        path: folder of ``sfm`` or ``images``.
-        seed: scene of ``synthetic``, which never ends.
-        size: ``(width, height)`` of ``synthetic``.
-        rate: frames per second, which gives the stamps of ``synthetic`` and ``images``.
-        baseline: metres from the camera of ``synthetic`` to a second one on its right; 0: no second camera.
-
-    Raises:
-        DataError: the folder is missing, empty or damaged.
+        seed: of the scene.
+        size: ``(width, height)``.
+        rate: frames per second, which gives the stamps.
+        baseline: metres from the camera to a second one on its right; 0: no second camera.
     """
-    if source == "synthetic":
-        from endomatch_ros.data.synthetic import SceneConfig, SyntheticEndoscope
+    from endomatch_ros.data.synthetic import SceneConfig, SyntheticEndoscope
 
-        config = SceneConfig(seed=seed, width=size[0], height=size[1], stereo_baseline=baseline)
-        scene = SyntheticEndoscope(config)
-        return (scene.render(index / rate) for index in itertools.count())
-    if path is None:
-        raise DataError(f"source {source!r} needs the path of a folder")
-    if source == "sfm":
-        from endomatch_ros.data.readers.sfm import SfmSequence
-
-        sequence = SfmSequence(path)
-        return (sequence[index] for index in range(len(sequence)))
-    return _pictures(path, rate)
+    config = SceneConfig(seed=seed, width=size[0], height=size[1], stereo_baseline=baseline)
+    scene = SyntheticEndoscope(config)
+    return (scene.render(index / rate) for index in itertools.count())
 
 
-def _pictures(folder: Path, rate: float) -> Iterator[Frame]:
-    from endomatch_ros.data.frames import Frame
-
-    paths = sorted(p for p in folder.glob("*") if p.suffix.lower() in PICTURES)
-    if not paths:
-        raise DataError(f"no pictures ({', '.join(PICTURES)}) in {folder}")
-
-    def read(index: int, path: Path) -> Frame:
-        picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
-        if picture is None:
-            raise DataError(f"{path} cannot be read as a picture")
-        image = np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
-        return Frame(image=image, stamp=index / rate, index=index, mask=None, camera=None, pose=None, depth=None)
-
-    return (read(index, path) for index, path in enumerate(paths))
+def with_partners(frames: Iterable[Frame]) -> Iterator[Frame]:
+    """The frames that have a stereo partner; raises :class:`DataError` if the first one has none."""
+    for number, frame in enumerate(frames):
+        if frame.partner is not None:
+            yield frame
+        elif number == 0:
+            raise DataError("the source has no second camera: leave --stereo out, or name --partner-topic of a bag")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -174,10 +150,7 @@ def main(argv: list[str] | None = None) -> int:
     args, ros_args = _parser().parse_args(argv[:end]), argv[end:]
     dds.prepare()
     try:
-        baseline = _BASELINE_M if args.stereo else 0.0
-        if args.stereo and args.source != "synthetic":
-            raise DataError(f"source {args.source!r} has no second camera; --stereo goes with synthetic")
-        frames = frames_of(args.source, args.path, args.seed, (args.width, args.height), args.rate, baseline)
+        frames = _frames(args)
         if args.count:
             frames = itertools.islice(frames, args.count)
         with until_told(ros_args) as stack:
@@ -203,6 +176,21 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def _frames(args: argparse.Namespace) -> Iterator[Frame]:
+    source = args.source or ("synthetic" if args.path is None else "auto")
+    if source == "synthetic" and args.path is None:
+        size = args.width, args.height
+        return endless_scene(args.seed, size, args.rate, _BASELINE_M if args.stereo else 0.0)
+    if args.path is None:
+        raise DataError(f"source {source!r} needs the path of a recording")
+    options = replace(source_options(args, _OWN), rate=args.stamp_rate or args.rate)
+    frames = open_sequence(args.path, options, args.frames, None if source == "auto" else source)
+    if args.stereo:
+        found = with_partners(frames)
+        return itertools.chain([next(found)], found)  # the first one now, so that a wrong choice is an error at once
+    return iter(frames)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m endomatch_ros.ros.publisher",
@@ -210,18 +198,26 @@ def _parser() -> argparse.ArgumentParser:
         epilog="ROS arguments go after --ros-args.",
     )
     add = parser.add_argument
-    add("--source", choices=("synthetic", "sfm", "images"), default="synthetic", help="where frames come from")
-    add("path", nargs="?", type=Path, help="folder of the sfm sequence or of the images")
+    kinds = ("auto", *READERS)
+    add("--source", choices=kinds, help="kind of the recording (default: auto; without a path: synthetic, for ever)")
+    add("path", nargs="?", metavar="SOURCE", help=f"recording: {KINDS}")
+    add("--frames", default="", metavar="START:STOP", help="part of the recording: 0:20, or --frames=-50:")
     add("--rate", type=float, default=10.0, help="frames per second (default: %(default)s)")
-    add("--count", type=int, default=0, help="frames to send; 0: all, for ever if synthetic")
+    add("--stamp-rate", type=float, help="of own stamps, where a recording tells none (default: --rate)")
+    add("--count", type=int, default=0, help="frames to send; 0: all")
     add("--answers", metavar="TOPIC", help="send the next frame when this epipolar_error topic has answered the last")
     add("--wait-for-subscriber", action="store_true", help="send nothing before somebody listens")
     add("--own-stamps", action="store_true", help="stamp with the frame's own time instead of now")
     add("--compressed", action="store_true", help="publish JPEG on image_raw/compressed")
     add("--preload", action="store_true", help="read or render all frames before the first is sent")
     add("--frame-id", default="endoscope_optical_frame", help="frame_id (default: %(default)s)")
-    add("--stereo", action="store_true", help="two synthetic cameras 4 mm apart, on left/image_raw and right/image_raw")
+    add(
+        "--stereo",
+        action="store_true",
+        help="frames and their partners, on left/image_raw and right/image_raw; synthetic: 4 mm apart",
+    )
     add("--seed", type=int, default=0, help="scene of the synthetic endoscope")
     add("--width", type=int, default=640, help="of the synthetic images (default: %(default)s)")
     add("--height", type=int, default=512, help="of the synthetic images (default: %(default)s)")
+    add_source_arguments(parser, _OWN)
     return parser

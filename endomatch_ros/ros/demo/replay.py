@@ -31,7 +31,7 @@ from endomatch_ros.ros.launching import dds
 from endomatch_ros.ros.launching.processes import Child, ChildError
 
 FIRST_ANSWER_S = 120.0  # loading the model on a busy machine
-RATE = 30.0  # of the recording's stamps, which give each answer its frame; SfmSequence's own default
+RATE = 30.0  # of the recording's stamps, which give each answer its frame
 PERIOD_S = 10.0  # longest wait for one answer; the first frame, which has none, always takes it
 
 
@@ -90,6 +90,7 @@ def replay(folder: Path, parameters: Mapping[str, Any], environment: Mapping[str
     for name, value in parameters.items():
         node_command += ["-p", f"{name}:={value}"]
     camera_command = [*python, "endomatch_ros.ros.publisher", "--source", "sfm", str(folder), "--own-stamps"]
+    camera_command += ["--stamp-rate", str(RATE)]
     camera_command += ["--wait-for-subscriber", "--rate", str(1 / PERIOD_S), "--answers", "endomatch/epipolar_error"]
     context = rclpy.Context()
     rclpy.init(context=context)

@@ -68,7 +68,7 @@ class Settings:
     mask: str = setting(
         "auto",
         "Where to match: auto (view circle found, highlights left out), none (everywhere) or the path of a mask image "
-        "(non-zero: use) of the images' size.",
+        "(bright: use) of the images' size.",
         when="unconfigured",
         each_camera=True,
     )

@@ -20,9 +20,10 @@ from endomatch_ros.data.depth import DepthProvider, make_provider
 from endomatch_ros.data.frames import Frame, FrameSequence
 from endomatch_ros.data.selection import SelectionConfig, SelectionReport, select_frames
 from endomatch_ros.data.sources import SourceOptions, open_sources
+from endomatch_ros.data.view import view_of
 from endomatch_ros.errors import ConfigError, DataError
 from endomatch_ros.geometry.warping import resize_matrix
-from endomatch_ros.matching.view import highlight_mask, view_mask, without_rim
+from endomatch_ros.matching.view import highlight_mask, without_rim
 
 Array = NDArray[np.float64]
 Depth = Literal["auto", "given", "stereo", "mono", "photometric"]
@@ -170,7 +171,7 @@ def prepare_frame(
     """One frame, undistorted, cut to its view and resized; ``None`` if its view is too small to use."""
     camera = frame.camera
     matrix = _assumed(frame.size, field_of_view) if camera is None else camera.matrix
-    image, mask = frame.image, frame.mask if frame.mask is not None else view_mask(frame.image)
+    image, mask = frame.image, view_of(frame)
     depth = np.asarray(depth, np.float32)
     if camera is not None and camera.distortion.any():
         image, mask, depth = _undistorted(frame, mask, depth)

@@ -9,17 +9,16 @@ import pytest
 from conftest import ROOT
 from support.depth import EVERYWHERE, GREY, HEIGHT, WIDTH, pinhole, rays_of, scene_frame, translation
 
-from endomatch_ros.data.depth import make_provider
+from endomatch_ros.data.depth import PROVIDERS, make_provider
 from endomatch_ros.data.depth.mono import MonoConfig
 from endomatch_ros.data.depth.photometric import PhotometricConfig, PhotometricDepth
-from endomatch_ros.data.depth.provider import NAMES
 from endomatch_ros.data.depth.stereo import StereoConfig
 from endomatch_ros.data.frames import Frame, StereoPartner
 from endomatch_ros.errors import ConfigError, DataError
 
 
 def test_names_and_what_they_promise():
-    found = {name: make_provider(name) for name in NAMES if name != "mono"}
+    found = {name: make_provider(name) for name in PROVIDERS if name != "mono"}
     assert {name: p.name for name, p in found.items()} == {n: n for n in ("given", "stereo", "photometric")}
     assert [found[n].metric for n in ("given", "stereo", "photometric")] == [True, True, False]
     with pytest.raises(ConfigError, match=r"'lidar' is unknown: use one of given, stereo, mono, photometric"):

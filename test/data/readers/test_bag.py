@@ -35,7 +35,7 @@ from support.bags import (
 )
 
 from endomatch_ros.data.frames import FrameSequence
-from endomatch_ros.data.readers.bag import BagImages
+from endomatch_ros.data.readers.bag_images import BagImages
 from endomatch_ros.errors import CalibrationError, ConfigError
 
 STORAGES = {
@@ -84,7 +84,7 @@ def test_a_single_file_without_its_folder(tmp_path, plugin):
 def test_nothing_of_ros_is_imported(tmp_path):
     folder = write(tmp_path / "bag", camera_messages())
     code = (
-        "import sys; from endomatch_ros.data.readers.bag import BagImages; "
+        "import sys; from endomatch_ros.data.readers.bag_images import BagImages; "
         f"assert len(list(BagImages({str(folder)!r}))) == 6; "
         "assert not {'rclpy', 'sensor_msgs', 'builtin_interfaces'} & set(sys.modules)"
     )

@@ -22,7 +22,7 @@ from support.bags import (
     write,
 )
 
-from endomatch_ros.data.readers.bag import BagImages
+from endomatch_ros.data.readers.bag_images import BagImages
 from endomatch_ros.errors import ConfigError, DataError, ImageError
 
 

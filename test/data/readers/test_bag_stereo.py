@@ -21,7 +21,7 @@ from support.bags import (
     write,
 )
 
-from endomatch_ros.data.readers.bag import BagImages
+from endomatch_ros.data.readers.bag_images import BagImages
 from endomatch_ros.errors import CalibrationError, ConfigError, DataError
 
 LEFT, RIGHT = "/left/image_raw", "/right/image_raw"
