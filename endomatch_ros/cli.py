@@ -16,6 +16,7 @@ from typing import Any
 
 from endomatch_ros import __version__
 from endomatch_ros.errors import ConfigError, EndomatchError
+from endomatch_ros.matching import refiners
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
@@ -135,8 +136,8 @@ def _add_match(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threshold", type=float, help="least cosine similarity of a match, 0 to 1")
     parser.add_argument(
         "--refinement",
-        choices=("photometric", "dense", "none"),
-        help="of the targets; dense: with --model embedded-dense",
+        choices=refiners.names(),
+        help=f"of the targets: {refiners.described()}, such as embedded-dense",
     )
     parser.add_argument(
         "--dense-consistency-cells",

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from endomatch_ros.errors import ConfigError, check_ranges
+from endomatch_ros.matching import refiners
 
 Value = bool | int | float | str
 """What a setting can hold."""
@@ -20,9 +21,8 @@ class MatcherConfig:
             in the matching) and finds smaller detail.
         similarity_threshold: least cosine similarity of a match, 0 to 1.
         max_keypoints: most matches of a pair, 1 to 100000.
-        refinement: ``photometric`` (targets refined to sub-pixel accuracy at source resolution, from the smooth flow of
-            the coarse matches), ``dense`` (the same from the dense field of the model's head) or ``none`` (the
-            network's own grid, accurate to about half a cell).
+        refinement: how targets are refined to sub-pixel accuracy at source resolution, if at all: one of
+            :data:`~endomatch_ros.matching.refiners.REFINERS`.
         forward_backward_px: largest distance in source pixels between a point and its way there and back, 0.01 to 100.
         dense_consistency_cells: matches whose displacement is further than this from the head's dense field are
             dropped, 0 to 100; 0: none. In descriptor cells, a fixed share of what the network sees (with the embedded
@@ -34,7 +34,7 @@ class MatcherConfig:
     resolution: int = 512
     similarity_threshold: float = 0.5
     max_keypoints: int = 6000
-    refinement: Literal["photometric", "dense", "none"] = "photometric"
+    refinement: str = "photometric"
     forward_backward_px: float = 1.0
     dense_consistency_cells: float = 0.0
     mask: Literal["auto", "none"] = "auto"
@@ -49,14 +49,9 @@ class MatcherConfig:
             "dense_consistency_cells": (0.0, 100.0),
         }
         check_ranges(self, ranges, whole=("resolution", "max_keypoints"))
-        for name, allowed in (("refinement", ("photometric", "dense", "none")), ("mask", ("auto", "none"))):
+        for name, allowed in (("refinement", refiners.names()), ("mask", ("auto", "none"))):
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"{name}={getattr(self, name)!r} is unknown: use one of {', '.join(allowed)}")
-
-    @property
-    def needs_dense(self) -> bool:
-        """Whether the dense field of the model's head is used."""
-        return self.refinement == "dense" or self.dense_consistency_cells > 0
 
     def changed(self, **changes: Value) -> MatcherConfig:
         """A copy with ``changes``; raises :class:`ConfigError` for unknown names and values out of range."""

@@ -38,7 +38,7 @@ def check_mask(mask: NDArray[np.generic], image: NDArray[np.uint8], name: str = 
 
 
 def check_roi(roi: Sequence[int], image: NDArray[np.uint8]) -> tuple[int, int, int, int]:
-    """``(x, y, width, height)``; raises :class:`ImageError` unless it lies in the image, 32 pixels a side at least."""
+    """``(x, y, width, height)``; raises :class:`ImageError` unless it lies in the image, 32 pixels or more per side."""
     x, y, width, height = (int(value) for value in roi)
     rows, columns = image.shape[:2]
     if min(x, y) < 0 or min(width, height) < 32 or x + width > columns or y + height > rows:

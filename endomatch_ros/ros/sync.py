@@ -91,7 +91,7 @@ class FrameBuffer(Generic[T]):
         return max(0.0, min(arrivals) + self.patience - now)
 
     def clear(self) -> list[str]:
-        """Forget all frames; the cameras whose they were, one entry a frame."""
+        """Forget all frames; the cameras whose they were, one entry per frame."""
         waiting = [camera for camera, queue in self._queues.items() for _ in queue]
         for queue in self._queues.values():
             queue.clear()

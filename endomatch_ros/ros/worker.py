@@ -46,7 +46,7 @@ class Worker(Generic[T]):
         self._tell(dropped)
 
     def clear(self) -> list[str]:
-        """Forget the waiting frames; the cameras whose they were, one entry a frame."""
+        """Forget the waiting frames; the cameras whose they were, one entry per frame."""
         with self._condition:
             return self._buffer.clear()
 

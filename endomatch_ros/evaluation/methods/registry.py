@@ -18,7 +18,7 @@ from endomatch_ros.evaluation.methods.baselines import BASELINES
 from endomatch_ros.evaluation.methods.interface import OURS, Method
 from endomatch_ros.evaluation.methods.learned import LEARNED, LearnedMethod, learned_method
 from endomatch_ros.evaluation.provenance import code_digest
-from endomatch_ros.matching import Matcher, MatcherConfig
+from endomatch_ros.matching import Matcher, MatcherConfig, refiners
 from endomatch_ros.models.checkpoints import state_digest
 
 _NOTHING = np.zeros((64, 64, 3), np.uint8)
@@ -127,11 +127,16 @@ def _learned(name: str, device: str) -> NamedMethod:
 def _matcher(name: str, model: str, device: str, backbone_weights: Path | None) -> NamedMethod:
     own, settings = parse_matcher(name)
     matcher = Matcher.from_pretrained(own or model, device, backbone_weights, **_typed(name, settings))
-    parts = [OURS, code_digest(Matcher.__module__), _machine_of(matcher.info.device), asdict(matcher.config)]
+    parts = [OURS, *matcher_code(matcher.config), _machine_of(matcher.info.device), asdict(matcher.config)]
     # The network's own digest: the file's leaves out a backbone that comes from elsewhere.
     parts += [state_digest(matcher.network), matcher.network.config.to_dict()]
     facts = asdict(matcher.info) | asdict(matcher.config)
     return NamedMethod(name, matcher.match, json.dumps(parts, sort_keys=True), facts)
+
+
+def matcher_code(config: MatcherConfig) -> list[str]:
+    """Digests of the code that answers with these settings: the matcher's, the refiner's, the checks' in use."""
+    return [code_digest(module) for module in (Matcher.__module__, *refiners.modules(config))]
 
 
 def _typed(name: str, settings: dict[str, str]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 
+from endomatch_ros.matching import refiners
 from endomatch_ros.ros.messages.clouds import make_status
 from endomatch_ros.ros.parameters.table import STEREO
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 # Every cause is always listed, so that a monitor finds the key before the first drop.
 DROPS = ("superseded", "unpaired", "bad_encoding", "bad_image", "matching_failed", "not_active", "disabled")
-MATCH_DROPS = ("dense_consistency",)
+MATCH_DROPS = refiners.drop_causes()
 FAULTS = ("bad_encoding", "bad_image", "matching_failed")
 KEYFRAMES = ("first", "overlap", "inliers", "lost", "service")
 RESETS = ("activated", "service", "stamp_backwards", "size_changed", "parameters_changed", "matching_failed")

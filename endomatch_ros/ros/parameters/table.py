@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 
+from endomatch_ros.matching import refiners
+
 OWN = "model"
 UNNAMED = ""
 """The camera of a node without named cameras."""
@@ -118,9 +120,9 @@ SPECS: dict[str, Spec] = {
     "similarity_threshold": Spec(-1.0, "Least cosine similarity of a match, 0 to 1; -1: the model's own.", -1.0, 1.0),
     "max_keypoints": Spec(0, "Most points that are matched, spread over the view; 0: the model's own.", 0, 100_000),
     "refinement": Spec(
-        OWN, "Sub-pixel refinement of the targets in the source image: photometric, dense (the same, started from the "
-        "field of the model's head; for models that have one) or none; model: the model's own.",
-        choices=(OWN, "none", "photometric", "dense"),
+        OWN, f"Sub-pixel refinement of the targets in the source image: {refiners.described()}; model: the model's "
+        "own.",
+        choices=(OWN, *refiners.names()),
     ),
     "forward_backward_px": Spec(
         -1.0, "Matches with a larger forward-backward error of the refinement, px of the image, are dropped; -1: the "
