@@ -22,7 +22,7 @@ from machine import machine
 
 from endomatch_ros.data.synthetic import SceneConfig, SyntheticEndoscope
 from endomatch_ros.evaluation.methods.baselines import BASELINES
-from endomatch_ros.matching import Matcher, StreamMatcher
+from endomatch_ros.matching import Matcher, StreamMatcher, refiners
 
 PEERS = ("klt", "sift")
 
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--size", nargs=2, type=int, default=(1280, 1024), metavar=("WIDTH", "HEIGHT"))
     parser.add_argument("--frames", type=int, default=30)
     parser.add_argument("--resolution", type=int, help="long side that the network sees; default: the model's own")
-    parser.add_argument("--refinement", help="photometric, dense (a model with a head) or none; default: photometric")
+    parser.add_argument("--refinement", choices=refiners.names(), help="default: photometric")
     parser.add_argument("--model", default="embedded")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--json", type=Path)

@@ -11,7 +11,7 @@ the parameters of the node and the tables of the documentation are made from it.
 from __future__ import annotations
 
 from argparse import ArgumentParser, BooleanOptionalAction
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import Field, dataclass, field, fields, replace
 from functools import cache
 from typing import Any, ClassVar, Literal, Protocol, TypeVar
@@ -50,7 +50,7 @@ class Declaration:
         default: default value, which also fixes the type.
         text: what it does, unit included, as sentences.
         low, high: closed range of a number, or of each number of several; None where it has none.
-        choices: allowed values of a text; empty: any.
+        choices: allowed values of a text, perhaps of a registry that grows; empty: any.
         own: a model brings a value of its own, which goes before ``default`` where a user chooses none.
         when: a node takes a new value ``live`` (any time), only while it is ``unconfigured``, or only at its ``start``.
         each_camera: a node with named cameras takes it for all of them, and for each alone.
@@ -61,7 +61,7 @@ class Declaration:
     text: str
     low: float | None = None
     high: float | None = None
-    choices: tuple[str, ...] = ()
+    choices: Collection[str] = ()
     own: bool = False
     when: When = "live"
     each_camera: bool = False
@@ -121,7 +121,7 @@ def setting(
     *,
     low: float | None = None,
     high: float | None = None,
-    choices: tuple[str, ...] = (),
+    choices: Collection[str] = (),
     own: bool = False,
     when: When = "live",
     each_camera: bool = False,

@@ -7,6 +7,7 @@ from typing import Literal
 
 from endomatch_ros import settings
 from endomatch_ros.errors import ConfigError
+from endomatch_ros.matching import refiners
 from endomatch_ros.settings import Scalar, setting
 
 
@@ -29,12 +30,10 @@ class MatcherConfig:
     max_keypoints: int = setting(
         6000, "Most points that are matched, spread over the view.", low=1, high=100_000, own=True
     )
-    refinement: Literal["photometric", "dense", "none"] = setting(
+    refinement: str = setting(
         "photometric",
-        "Sub-pixel refinement of the targets in the source image: photometric (from the smooth flow of the coarse "
-        "matches), dense (the same, started from the field of the model's head; for models that have one) or none (the "
-        "network's own grid, accurate to about half a cell).",
-        choices=("photometric", "dense", "none"),
+        f"Sub-pixel refinement of the targets in the source image: {refiners.described()}.",
+        choices=refiners.REFINERS,
         own=True,
     )
     forward_backward_px: float = setting(
@@ -62,11 +61,6 @@ class MatcherConfig:
 
     def __post_init__(self) -> None:
         settings.check(self)
-
-    @property
-    def needs_dense(self) -> bool:
-        """Whether the dense field of the model's head is used."""
-        return self.refinement == "dense" or self.dense_consistency_cells > 0
 
     def changed(self, **changes: Scalar) -> MatcherConfig:
         """A copy with ``changes``; raises :class:`ConfigError` for unknown names and values out of range."""

@@ -9,6 +9,25 @@ from numpy.typing import NDArray
 from endomatch_ros.matching.features import FrameFeatures
 
 
+def sample(
+    features: FrameFeatures, most: int, tracked: NDArray[np.floating] | None = None
+) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
+    """Points of a frame to match: tracked ones where they do not crowd, new ones where there are none.
+
+    Args:
+        features: the frame.
+        most: number of points wanted over the whole view.
+        tracked: ``(M, 2)`` points to keep if possible, the oldest first.
+
+    Returns:
+        Points ``(N, 2)`` in source pixels, the tracked ones first, and the positions in ``tracked`` of those.
+    """
+    tracked = np.zeros((0, 2), np.float32) if tracked is None else tracked.astype(np.float32)
+    kept = thin(features, tracked, most)
+    fresh = detect(features, most - len(kept), tracked[kept])
+    return np.concatenate([tracked[kept], fresh]), kept
+
+
 def detect(features: FrameFeatures, count: int, taken: NDArray[np.floating] | None = None) -> NDArray[np.float32]:
     """Up to ``count`` well-textured points ``(N, 2)`` in source pixels, spread over the usable view.
 

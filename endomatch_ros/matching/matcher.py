@@ -14,19 +14,16 @@ import torch
 from numpy.typing import NDArray
 
 from endomatch_ros.device import resolve_device
-from endomatch_ros.errors import ConfigError
 from endomatch_ros.geometry.coverage import coverage
-from endomatch_ros.matching.coarse import CoarseMatches, descriptor_similarity, match_coarse
+from endomatch_ros.matching import refiners
+from endomatch_ros.matching.coarse import descriptor_similarity, match_coarse
 from endomatch_ros.matching.config import MatcherConfig
 from endomatch_ros.matching.features import FrameFeatures
 from endomatch_ros.matching.interface import FrameStream, Reference
-from endomatch_ros.matching.keypoints import detect, thin
 from endomatch_ros.matching.preparation import Prepared, Roi, prepare, share_size
-from endomatch_ros.matching.refiners.dense_field import DenseField, consistent, dense_field
-from endomatch_ros.matching.refiners.photometric import refine
+from endomatch_ros.matching.refiners.interface import Pair
 from endomatch_ros.matching.stream import StreamMatcher
 from endomatch_ros.matching.types import Matches
-from endomatch_ros.matching.view import lookup
 from endomatch_ros.models import Descriptors, MatcherNetwork, ModelInfo, load_model
 from endomatch_ros.settings import Scalar
 
@@ -97,19 +94,18 @@ class Matcher:
         other._use(self.config.changed(**changes))
         return other
 
+    @property
+    def keeps_points(self) -> bool:
+        """Whether matches start at the points that are asked for, so that a stream can track them."""
+        return self._refiner.keeps_points
+
     def stream(self, reference: Reference = "previous", after: FrameStream | None = None) -> StreamMatcher:
         """A new stream; ``after``: the one that it takes over from, whose track ids are not used again."""
         return StreamMatcher(self, reference, 0 if after is None else after.next_id)
 
     def _use(self, config: MatcherConfig) -> None:
         """Take the settings, of a matcher that nobody else knows yet."""
-        if config.needs_dense and self.network.dense is None:
-            name = "refinement" if config.refinement == "dense" else "dense_consistency_cells"
-            raise ConfigError(
-                f"{name}={getattr(config, name)!r} needs a model with a head for dense fields, which this one has not: "
-                "use embedded-dense, train one with `endomatch train --objective gvsl`, or set refinement to "
-                "photometric and dense_consistency_cells to 0"
-            )
+        self._refiner, self._checks = refiners.build(config, self.network)
         self._config = config
 
     def match(
@@ -188,24 +184,6 @@ class Matcher:
             tokens=maps.coarse[position].float(),
         )
 
-    def sample(
-        self, features: FrameFeatures, tracked: NDArray[np.floating] | None = None
-    ) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
-        """Points of a frame to match: tracked ones where they do not crowd, new ones where there are none.
-
-        Args:
-            features: the frame.
-            tracked: ``(M, 2)`` points to keep if possible, the oldest first.
-
-        Returns:
-            Points ``(N, 2)`` in source pixels, the tracked ones first, and the positions in ``tracked`` of those.
-        """
-        most = self.config.max_keypoints
-        tracked = np.zeros((0, 2), np.float32) if tracked is None else tracked.astype(np.float32)
-        kept = thin(features, tracked, most)
-        fresh = detect(features, most - len(kept), tracked[kept])
-        return np.concatenate([tracked[kept], fresh]), kept
-
     def match_features(
         self, features0: FrameFeatures, features1: FrameFeatures, points: NDArray[np.float32] | None = None
     ) -> Matches:
@@ -214,63 +192,35 @@ class Matcher:
         Args:
             features0: the reference.
             features1: the current frame.
-            points: ``(M, 2)`` points of the reference to match; None: those of :meth:`sample`. The result's
-                ``track_ids`` are positions among them. Without refinement matches lie on the network's grid instead.
+            points: ``(M, 2)`` points of the reference to match; None: well-textured ones all over the view. If the
+                matcher :attr:`keeps_points`, the result's ``track_ids`` are positions among them.
         """
         config, start = self.config, time.perf_counter()
         with torch.inference_mode():
             coarse = match_coarse(features0, features1, config.similarity_threshold)
+        pair = Pair(self.network, config, features0, features1, coarse, points)
         matched = time.perf_counter()
-        field = self._field(features0, features1)
-        registered = time.perf_counter()
-        points0, points1, good = self._targets(features0, features1, points, coarse, field)
+        found = self._refiner.refine(pair)
         with torch.inference_mode():
-            similarity = descriptor_similarity(features0, features1, points0, points1)
-        good = good & (similarity >= config.similarity_threshold)
-        dropped = {}
-        if field is not None and config.dense_consistency_cells > 0:
-            right = consistent(field, features0, points0, points1, config.dense_consistency_cells)
-            good, dropped = good & right, {"dense_consistency": int((good & ~right).sum())}
+            similarity = descriptor_similarity(features0, features1, found.points0, found.points1)
+        good, dropped = found.good & (similarity >= config.similarity_threshold), dict(found.dropped)
+        for name, check in self._checks.items():
+            right = check.keep(pair, found)
+            good, dropped[name] = good & right, int((good & ~right).sum())
         keep = np.flatnonzero(good)
-        seconds = {"matching": matched - start, "refinement": time.perf_counter() - registered}
-        if field is not None:
-            seconds["dense"] = registered - matched
+        refined = time.perf_counter() - matched - sum(pair.seconds.values())
+        seconds = {"matching": matched - start, "refinement": refined, **pair.seconds}
         return Matches(
-            keypoints0=points0[keep],
-            keypoints1=points1[keep],
+            keypoints0=found.points0[keep],
+            keypoints1=found.points1[keep],
             similarity=similarity[keep],
             track_ids=keep.astype(np.uint32),
             size0=features0.size,
             size1=features1.size,
-            coverage=coverage(points0[keep], features0.view),
+            coverage=coverage(found.points0[keep], features0.view),
             timings={stage: 1e3 * took for stage, took in seconds.items()},
             dropped=dropped,
         )
-
-    def _field(self, features0: FrameFeatures, features1: FrameFeatures) -> DenseField | None:
-        """The head's field, where the settings use it."""
-        if not self.config.needs_dense:
-            return None
-        return dense_field(self.network, features0, features1)
-
-    def _targets(
-        self,
-        features0: FrameFeatures,
-        features1: FrameFeatures,
-        points: NDArray[np.float32] | None,
-        coarse: CoarseMatches,
-        field: DenseField | None,
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
-        """Points of the reference, their targets and which of these can be believed, as the setting refinement says."""
-        config = self.config
-        if config.refinement == "none":
-            order = np.sort(np.argsort(-coarse.similarity, kind="stable")[: config.max_keypoints])
-            points0, points1 = coarse.points0[order].astype(np.float32), coarse.points1[order].astype(np.float32)
-            return points0, points1, lookup(features0.usable, points0) & lookup(features1.usable, points1)
-        points0 = self.sample(features0)[0] if points is None else points
-        prior = field if config.refinement == "dense" else None
-        points1, good = refine(features0, features1, points0, coarse, config.forward_backward_px, prior)
-        return points0, points1, good
 
     def warmup(self, size: tuple[int, int]) -> None:
         """Run once on noise of ``size`` = ``(width, height)``, so that the first real frame is not the slow one."""

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from endomatch_ros.errors import ConfigError
 from endomatch_ros.matching.features import FrameFeatures
 from endomatch_ros.matching.interface import Reference
+from endomatch_ros.matching.keypoints import sample
 from endomatch_ros.matching.preparation import Roi
 from endomatch_ros.matching.types import Matches, Stamp
 
@@ -44,7 +45,7 @@ class _Anchor:
         """Choose the points, once: the same ones serve every frame that is matched with this one."""
         if self.sampled:
             return
-        self.points, kept = matcher.sample(self.features, self.points)
+        self.points, kept = sample(self.features, matcher.config.max_keypoints, self.points)
         fresh = len(self.points) - len(kept)
         self.ids = np.append(self.ids[kept], np.full(fresh, _UNNAMED))
         self.lengths = np.append(self.lengths[kept], np.ones(fresh, np.int64))
@@ -154,8 +155,8 @@ class StreamMatcher:
         return replace(matches, stamp0=newest.stamp, stamp1=stamp)
 
     def _match(self, anchor: _Anchor, features: FrameFeatures) -> tuple[Matches, NDArray[np.int64]]:
-        """Matches with their track ids, and their positions among the anchor's points (none without refinement)."""
-        if self.matcher.config.refinement == "none":  # on the network's grid, where the tracks are not
+        """Matches with their track ids, and their positions among the anchor's points (none if these are not kept)."""
+        if not self.matcher.keeps_points:
             matches = self.matcher.match_features(anchor.features, features)
             return replace(matches, track_ids=self._new_ids(len(matches)).astype(np.uint32)), np.zeros(0, np.int64)
         start = time.perf_counter()

@@ -24,9 +24,10 @@ class Matches:
         stamp0, stamp1: the stamps given to :meth:`StreamMatcher.push`, untouched; ``None`` for a single pair.
         coverage: share (0 to 1) of the reference view's cells that hold a match; 16 × 16 cells over the image, those
             at least half in view count.
-        timings: milliseconds by stage (``backbone``, ``matching``, ``refinement``, and ``dense`` where the settings use
-            the dense field).
-        dropped: number of matches that an optional check left out, by its name; empty where none is on.
+        timings: milliseconds by stage: ``backbone``, ``matching``, ``refinement``, and those that refiner or checks
+            have of their own (:func:`~endomatch_ros.matching.refiners.timing_stages`).
+        dropped: number of matches that an optional check left out, by its name; empty where none is on
+            (:func:`~endomatch_ros.matching.refiners.drop_causes`).
     """
 
     keypoints0: NDArray[np.float32]

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from support.fakes import FakeMatcher, FakeStream
+from support.fakes import FakeMatcher
 
 from endomatch_ros.matching import Matcher, StreamMatcher
 from endomatch_ros.matching.interface import FrameMatcher, FrameStream, PairMatcher
@@ -47,5 +47,5 @@ def test_methods_take_what_the_protocol_says(protocol, kind):
 
 
 def test_a_stand_in_has_the_attributes_that_the_protocol_names():
-    for protocol, made in ((FrameMatcher, FakeMatcher()), (FrameStream, FakeStream())):
+    for protocol, made in ((FrameMatcher, FakeMatcher()), (FrameStream, FakeMatcher().stream())):
         assert all(hasattr(made, name) for name in vars(protocol) if not name.startswith("_"))

@@ -10,7 +10,7 @@ from endomatch_ros.device import device_name
 from endomatch_ros.errors import ConfigError
 from endomatch_ros.evaluation.methods.interface import OURS, Entry, NamedMethod, Request
 from endomatch_ros.evaluation.provenance import code_digest
-from endomatch_ros.matching import Matcher, MatcherConfig
+from endomatch_ros.matching import Matcher, MatcherConfig, refiners
 from endomatch_ros.models.checkpoints import state_digest
 from endomatch_ros.settings import Scalar, declared
 
@@ -32,11 +32,16 @@ def make(request: Request) -> NamedMethod:
     own, settings = parse_matcher(request.name)
     typed = _typed(request.name, settings)
     matcher = Matcher.from_pretrained(own or request.model, request.device, request.backbone_weights, **typed)
-    parts = [OURS, code_digest(Matcher.__module__), device_name(matcher.info.device), asdict(matcher.config)]
+    parts = [OURS, *matcher_code(matcher.config), device_name(matcher.info.device), asdict(matcher.config)]
     # The network's own digest: the file's leaves out a backbone that comes from elsewhere.
     parts += [state_digest(matcher.network), matcher.network.config.to_dict()]
     facts = asdict(matcher.info) | asdict(matcher.config)
     return NamedMethod(request.name, matcher.match, json.dumps(parts, sort_keys=True), facts)
+
+
+def matcher_code(config: MatcherConfig) -> list[str]:
+    """Digests of the code that answers with these settings: the matcher's, the refiner's, the checks' in use."""
+    return [code_digest(module) for module in (Matcher.__module__, *refiners.modules(config))]
 
 
 def _typed(name: str, settings: dict[str, str]) -> dict[str, Scalar]:

@@ -1,4 +1,4 @@
-"""The dense field of the model's head in source pixels: where the refinement may start, and a check of its matches."""
+"""The dense field of the model's head in source pixels, for refinements to start from and checks to hold against."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from endomatch_ros.matching.features import FrameFeatures
 from endomatch_ros.matching.refiners.flow_field import bilinear
+from endomatch_ros.matching.refiners.interface import Pair
 from endomatch_ros.models import Descriptors, MatcherNetwork
 
 
@@ -42,6 +43,21 @@ class DenseField:
         return np.ascontiguousarray(whole[:height, :width])
 
 
+def missing_head(network: MatcherNetwork) -> str:
+    """What a network without head needs, and what to do; empty for one that has it."""
+    if network.dense is not None:
+        return ""
+    return (
+        "a model with a head for dense fields, which this one has not: use embedded-dense, train one with `endomatch "
+        "train --objective gvsl`, or set refinement to photometric and dense_consistency_cells to 0"
+    )
+
+
+def head_field(pair: Pair) -> DenseField:
+    """The field from the pair's reference to its current frame, computed once per pair."""
+    return pair.once("dense", lambda: dense_field(pair.network, pair.features0, pair.features1))
+
+
 def dense_field(network: MatcherNetwork, features0: FrameFeatures, features1: FrameFeatures) -> DenseField:
     """The field of the network's head from reference to current frame.
 
@@ -65,27 +81,6 @@ def dense_field(network: MatcherNetwork, features0: FrameFeatures, features1: Fr
     sides = np.array([window.net_width / w, window.net_height / h])
     flow = window.to_source(targets, sides) - features0.window.to_source(cells, features0.cell)
     return DenseField(flow.reshape(h, w, 2).astype(np.float32), (features0.window.width, features0.window.height))
-
-
-def consistent(
-    field: DenseField,
-    features0: FrameFeatures,
-    points0: NDArray[np.floating],
-    points1: NDArray[np.floating],
-    cells: float,
-) -> NDArray[np.bool_]:
-    """Matches ``(N,)`` bool whose displacement is within ``cells`` descriptor cells of the field's.
-
-    Args:
-        field: from the reference on.
-        features0: the reference.
-        points0: ``(N, 2)`` source pixels of the reference.
-        points1: ``(N, 2)`` their partners, source pixels of the current frame.
-        cells: the limit.
-    """
-    origin = np.array([features0.window.x, features0.window.y])
-    apart = np.linalg.norm(points1 - points0 - field(points0 - origin), axis=1)
-    return np.asarray(apart <= cells * features0.cell_px)
 
 
 def _descriptors(features: FrameFeatures) -> Descriptors:

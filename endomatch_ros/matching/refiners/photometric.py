@@ -20,6 +20,7 @@ from endomatch_ros.matching.coarse import CoarseMatches
 from endomatch_ros.matching.features import FrameFeatures, Window
 from endomatch_ros.matching.refiners.dense_flow import dense_flow, finest_level
 from endomatch_ros.matching.refiners.flow_field import FlowField, bilinear
+from endomatch_ros.matching.refiners.interface import Pair, Refined, Refiner
 from endomatch_ros.matching.view import lookup
 
 # Chosen on validation frames. In descriptor cells: the coarse flow is right to a fraction of one, the corrected flow to
@@ -43,6 +44,21 @@ class Flow(Protocol):
 
     def dense(self, width: int, height: int) -> NDArray[np.float32]:
         """Flow ``(height, width, 2)`` float32 at the window's pixels."""
+
+
+class Photometric(Refiner):
+    """Sub-pixel targets of the pair's points, from the flow of the coarse matches on."""
+
+    def refine(self, pair: Pair) -> Refined:
+        """Targets of the pair's points."""
+        return refined(pair)
+
+
+def refined(pair: Pair, prior: Flow | None = None) -> Refined:
+    """Targets of the pair's points by :func:`refine`, from the flow ``prior`` on."""
+    limit = pair.config.forward_backward_px
+    targets, good = refine(pair.features0, pair.features1, pair.points, pair.coarse, limit, prior)
+    return Refined(pair.points, targets, good)
 
 
 def coarse_field(coarse: CoarseMatches, features: FrameFeatures) -> FlowField:
@@ -183,3 +199,6 @@ def _agree(
     out = good.copy()
     out[good] = field.residual < limit
     return out
+
+
+STAGE: Refiner = Photometric()

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from enum import Enum
 
+from endomatch_ros.matching import refiners
+
 
 class Explained(str, Enum):
     """A name with its explanation; as text it is the name.
@@ -73,5 +75,5 @@ class Keyframe(Explained):
     SERVICE = "service", "~/set_keyframe was called"
 
 
-MATCH_DROPS: tuple[str, ...] = ("dense_consistency",)
+MATCH_DROPS = refiners.drop_causes()
 """The matcher's optional checks, whose dropped matches are counted as ``matches_dropped_NAME``, none at first."""

@@ -20,10 +20,10 @@ from endomatch_ros.evaluation import provenance
 from endomatch_ros.evaluation.methods import interface, learned, ours
 from endomatch_ros.evaluation.methods.baselines import BASELINES
 from endomatch_ros.evaluation.methods.interface import plain_entry
-from endomatch_ros.evaluation.methods.ours import parse_matcher
+from endomatch_ros.evaluation.methods.ours import matcher_code, parse_matcher
 from endomatch_ros.evaluation.methods.registry import METHODS, named_methods, usable_methods
 from endomatch_ros.evaluation.provenance import code_digest, dependencies
-from endomatch_ros.matching import MatcherConfig
+from endomatch_ros.matching import MatcherConfig, refiners
 from endomatch_ros.models import MatcherNetwork, ModelConfig, ModelInfo, save_checkpoint
 from endomatch_ros.models.backbones.registry import build_backbone
 
@@ -254,11 +254,14 @@ def test_a_method_that_cannot_run_here_is_left_out_or_refused(
 
 def test_all_modules_that_a_matcher_loads_are_known() -> None:
     """Held against the interpreter's own list."""
-    code = f"import sys, json, {MATCHER}; print(json.dumps([m for m in sys.modules if m.startswith('endomatch_ros')]))"
+    stages = [entry.module for entry in (*refiners.REFINERS.values(), *refiners.CHECKS.values())]
+    imports = ", ".join([MATCHER, *stages])
+    code = f"import sys, json, {imports}; print(json.dumps([m for m in sys.modules if m.startswith('endomatch_ros')]))"
     loaded = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
     # What only the package's own __init__ loads beside the matcher does not count.
-    package = {"endomatch_ros", "endomatch_ros.matching", "endomatch_ros.matching.stream"}
+    package = {"endomatch_ros", "endomatch_ros.matching"}
     files, foreign = dependencies(MATCHER)
+    files = {name: source for module in (MATCHER, *stages) for name, source in dependencies(module)[0].items()}
     inits = {name for name in loaded if provenance._file(name).name == "__init__.py"}
     assert set(loaded) - package - inits <= set(files)
     assert {"torch", "numpy", "cv2", "timm"} <= foreign
@@ -286,32 +289,39 @@ def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_identity_follows_every_line_of_code_that_matters(copied: Path) -> None:
-    first = code_digest(MATCHER), code_digest("endomatch_ros.evaluation.methods.baselines")
-    assert (code_digest(MATCHER), code_digest("endomatch_ros.evaluation.methods.baselines")) == first
 
-    def edited(path: str) -> tuple[bool, bool]:
+    def digests() -> tuple[object, ...]:
+        """Of the matcher, of the matcher without refinement, of a baseline."""
+        settings = MatcherConfig(), MatcherConfig(refinement="none")
+        return *(matcher_code(config) for config in settings), code_digest("endomatch_ros.evaluation.methods.baselines")
+
+    first = digests()
+    assert digests() == first
+
+    def edited(path: str) -> tuple[bool, ...]:
         file = copied / path
         before = file.read_bytes()
         file.write_bytes(before + b"\n# another line\n")
-        changed = (
-            code_digest(MATCHER) != first[0],
-            code_digest("endomatch_ros.evaluation.methods.baselines") != first[1],
-        )
+        changed = tuple(now != then for now, then in zip(digests(), first, strict=True))
         file.write_bytes(before)
         return changed
 
-    for path in (
-        "matching/matcher",
-        "matching/refiners/photometric",
-        "matching/refiners/flow_field",
-        "models/network",
-        "models/__init__",
-    ):
-        assert edited(f"{path}.py") == (True, False), path
+    for path in ("matching/matcher", "matching/refiners/interface", "models/network", "models/__init__"):
+        assert edited(f"{path}.py") == (True, True, False), path
+    # A refiner counts where it is used.
+    for path in ("photometric", "flow_field", "dense_flow"):
+        assert edited(f"matching/refiners/{path}.py") == (True, False, False), path
+    assert edited("matching/refiners/grid.py") == (False, True, False)
+    assert edited("matching/refiners/dense.py") == edited("ros/node.py") == (False, False, False)
     for path in ("matching/types", "geometry/coverage", "errors"):
-        assert edited(f"{path}.py") == (True, True), path
-    assert edited("evaluation/methods/baselines.py") == (False, True)
-    assert edited("ros/node.py") == edited("evaluation/metrics.py") == edited("data/readers/video.py") == (False, False)
+        assert edited(f"{path}.py") == (True, True, True), path
+    assert edited("evaluation/methods/baselines.py") == (False, False, True)
+    assert edited("evaluation/metrics.py") == edited("data/readers/video.py") == (False, False, False)
+
+
+def test_a_check_is_part_of_the_identity_where_it_is_used() -> None:
+    checked = MatcherConfig(dense_consistency_cells=2.0)
+    assert set(matcher_code(checked)) > set(matcher_code(MatcherConfig()))
 
 
 def test_a_module_that_is_imported_anew_counts_at_once(copied: Path) -> None:

@@ -6,18 +6,21 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from support.tissue import HEIGHT, WIDTH, deformation, deformed
+from support.tissue import tissue as picture
 
 from endomatch_ros.errors import ConfigError
 from endomatch_ros.matching import Matcher, MatcherConfig, StreamMatcher
 from endomatch_ros.matching import matcher as matcher_module
 from endomatch_ros.matching.coarse import CoarseMatches
 from endomatch_ros.matching.features import FrameFeatures, Window
-from endomatch_ros.matching.refiners.dense_field import DenseField, consistent, dense_field
+from endomatch_ros.matching.refiners import REFINERS
+from endomatch_ros.matching.refiners.dense_consistency import consistent
+from endomatch_ros.matching.refiners.dense_field import DenseField, dense_field
 from endomatch_ros.models.network import dense_head
 from endomatch_ros.models.z_matching import Matching
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU"))]
-WIDTH, HEIGHT = 320, 256
 CELL_PX = 8.0  # of the images below, at the matcher's resolution
 
 
@@ -33,28 +36,7 @@ def matcher(request):
 
 @pytest.fixture(scope="module")
 def tissue():
-    """Texture, RGB uint8."""
-    rng = np.random.default_rng(5)
-    noise = sum(cv2.GaussianBlur(rng.normal(0, 1, (HEIGHT, WIDTH)), (0, 0), s) * s for s in (1.5, 4.0, 12.0))
-    grey = np.clip(128 + 40 * noise / noise.std(), 1, 254).astype(np.uint8)
-    return np.stack([grey, grey // 2 + 40, grey // 3 + 30], 2)
-
-
-def deformation(points):
-    """A smooth, one-to-one flow of tissue, up to 12 px: ``(N, 2)`` at ``(N, 2)`` source pixels."""
-    x, y = np.asarray(points, np.float64).T
-    return np.stack([9 + 3 * np.sin(y / 40.0), 4 * np.cos(x / 50.0) - 4], 1)
-
-
-def deformed(image):
-    """The image after the flow: pixel p + deformation(p) shows what p showed."""
-    y, x = np.mgrid[: image.shape[0], : image.shape[1]].astype(np.float64)
-    grid = np.stack([x.ravel(), y.ravel()], 1)
-    source = grid.copy()
-    for _ in range(30):  # a contraction: the slopes are below 0.1
-        source = grid - deformation(source)
-    maps = source.reshape(*image.shape[:2], 2).astype(np.float32)
-    return cv2.remap(image, maps[..., 0], maps[..., 1], cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
+    return picture()
 
 
 def knows(flow, cell_px=CELL_PX):
@@ -182,7 +164,7 @@ def test_the_check_drops_what_was_planted_and_nothing_else():
     assert np.array_equal(kept, ~planted)
 
 
-@pytest.mark.parametrize("refinement", ["none", "photometric", "dense"])
+@pytest.mark.parametrize("refinement", REFINERS)
 def test_matches_against_the_tissue_are_dropped_and_counted(matcher, tissue, monkeypatch, refinement):
     monkeypatch.setattr(matcher.network, "register", knows(deformation))
     # What the frames show: the left part follows the field, the right part stays where it was.

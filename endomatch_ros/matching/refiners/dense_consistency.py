@@ -1,0 +1,48 @@
+"""A check: matches must go where the dense field of the model's head says that tissue has gone."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from endomatch_ros.matching.features import FrameFeatures
+from endomatch_ros.matching.refiners.dense_field import DenseField, head_field, missing_head
+from endomatch_ros.matching.refiners.interface import Check, Pair, Refined
+from endomatch_ros.models import MatcherNetwork
+
+
+class DenseConsistency(Check):
+    """Keeps the matches within ``dense_consistency_cells`` of the field."""
+
+    def lacks(self, network: MatcherNetwork) -> str:
+        """A head, if the network has none."""
+        return missing_head(network)
+
+    def keep(self, pair: Pair, found: Refined) -> NDArray[np.bool_]:
+        """``(N,)`` bool, the matches whose displacement is near the field's."""
+        limit = pair.config.dense_consistency_cells
+        return consistent(head_field(pair), pair.features0, found.points0, found.points1, limit)
+
+
+def consistent(
+    field: DenseField,
+    features0: FrameFeatures,
+    points0: NDArray[np.floating],
+    points1: NDArray[np.floating],
+    cells: float,
+) -> NDArray[np.bool_]:
+    """Matches ``(N,)`` bool whose displacement is within ``cells`` descriptor cells of the field's.
+
+    Args:
+        field: from the reference on.
+        features0: the reference.
+        points0: ``(N, 2)`` source pixels of the reference.
+        points1: ``(N, 2)`` their partners, source pixels of the current frame.
+        cells: the limit.
+    """
+    origin = np.array([features0.window.x, features0.window.y])
+    apart = np.linalg.norm(points1 - points0 - field(points0 - origin), axis=1)
+    return np.asarray(apart <= cells * features0.cell_px)
+
+
+STAGE: Check = DenseConsistency()

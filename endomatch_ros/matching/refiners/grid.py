@@ -1,0 +1,26 @@
+"""No refinement: the matches as they lie on the network's grid, the most similar ones."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from endomatch_ros.matching.refiners.interface import Pair, Refined, Refiner
+from endomatch_ros.matching.view import lookup
+
+
+class Grid(Refiner):
+    """Coarse matches, right to about half a cell; sources lie on the cells' centres, so there are no tracks."""
+
+    keeps_points = False
+    subpixel = False
+
+    def refine(self, pair: Pair) -> Refined:
+        """The most similar coarse matches, up to ``max_keypoints``, in their order."""
+        coarse = pair.coarse
+        order = np.sort(np.argsort(-coarse.similarity, kind="stable")[: pair.config.max_keypoints])
+        points0, points1 = coarse.points0[order].astype(np.float32), coarse.points1[order].astype(np.float32)
+        usable = lookup(pair.features0.usable, points0) & lookup(pair.features1.usable, points1)
+        return Refined(points0, points1, usable)
+
+
+STAGE: Refiner = Grid()
