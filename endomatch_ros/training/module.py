@@ -12,11 +12,9 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from endomatch_ros.errors import ConfigError
-from endomatch_ros.geometry.fields import folding_percent
 from endomatch_ros.models import Descriptors, MatcherNetwork
+from endomatch_ros.training.objectives.interface import Objective, Processes
 from endomatch_ros.training.objectives.losses import sample_map, to_cells
-from endomatch_ros.training.objectives.objective import ObjectiveConfig, batch_losses
-from endomatch_ros.training.objectives.registration import dense_losses, dense_targets, require_packages
 
 _log = logging.getLogger(__name__)
 _COLLAPSED = 0.3  # share of the first validation's PCK below which training is told to have gone wrong
@@ -49,13 +47,13 @@ class OptimiserConfig:
 
 
 class MatcherModule(lightning.LightningModule):
-    """Trains Ψ and the fine branch, Φ if asked to, and with the objective ``gvsl`` the head, or it alone.
+    """Trains what the objective says, and Φ if asked to.
 
     Args:
-        network: the model, moved in place.
+        network: the model, which the objective has prepared, moved in place.
         optimiser: learning-rate schedule.
         max_steps: its length.
-        objective: the loss.
+        objective: what is minimised.
         unfreeze: train the backbone, too.
     """
 
@@ -64,19 +62,14 @@ class MatcherModule(lightning.LightningModule):
         network: MatcherNetwork,
         optimiser: OptimiserConfig,
         max_steps: int,
-        objective: ObjectiveConfig,
+        objective: Objective,
         unfreeze: bool = False,
     ) -> None:
         super().__init__()
-        self.network = network.requires_grad_(not objective.head_only)
-        network.backbone.requires_grad_(unfreeze)
-        # Only cross-entropy has a temperature to learn.
-        network.log_scale_coarse.requires_grad_(objective.kind == "infonce")
-        network.log_scale_fine.requires_grad_(objective.kind == "infonce" and network.fine is not None)
-        if network.dense is not None:
-            network.dense.requires_grad_(objective.kind == "gvsl")
-        if objective.kind == "gvsl":
-            require_packages()
+        self.network = network
+        trained = objective.trains(network) | ({"backbone"} if unfreeze else set())
+        for name, parameter in network.named_parameters():
+            parameter.requires_grad_(name.split(".")[0] in trained)
         self._optimiser, self._max_steps, self._objective = optimiser, max_steps, objective
         self._start_pck: float | None = None
 
@@ -97,18 +90,14 @@ class MatcherModule(lightning.LightningModule):
 
     def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The parts that the loss of a batch of pairs is the sum of, by name."""
-        objective = self._objective
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not objective.head_only):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self._objective.keeps_descriptors):
             first, second = self.descriptors(batch)
-        if objective.kind == "gvsl":
-            return dense_losses(self.network, first, second, batch, objective.dense)
         together = self._trainer is not None and self.trainer.world_size > 1
-        rank, gather = (self.global_rank, self._gather) if together else (0, None)
-        coarse, fine = batch_losses(self.network, first, second, batch, objective, rank, gather)
-        return {"coarse": coarse, "fine": fine}
+        processes = Processes(self.global_rank, self._gather) if together else Processes()
+        return self._objective.losses(self.network, first, second, batch, processes)
 
     def validation_step(self, batch: dict[str, Tensor], _: int) -> None:
-        """PCK of the finest map's nearest neighbour, beside that of no motion at all; the head's error likewise."""
+        """PCK of the finest map's nearest neighbour, beside that of no motion at all; the objective's own figures."""
         first, second = self.descriptors(batch)
         map0, map1 = (d.finest.float() for d in (first, second))
         found = nearest_neighbours(map0, map1, batch["points0"], batch["image0"].shape[-1])
@@ -121,12 +110,7 @@ class MatcherModule(lightning.LightningModule):
             "val_pck_identity": (still < right).float().mean(),
             "val_median_error": error.median(),
         }
-        if self.network.dense is not None:
-            field = self.network.register(first, second).field
-            led = dense_targets(field, batch["points0"], batch["image0"].shape[-1])
-            figures["val_dense_error"] = (led - batch["points1"]).norm(dim=2).median()
-            figures["val_dense_error_identity"] = still.median()
-            figures["val_folding"] = folding_percent(field).mean()
+        figures |= self._objective.figures(self.network, first, second, batch)
         for name, value in figures.items():
             self.log(name, value, prog_bar=name == "val_pck", batch_size=size, sync_dist=together)
 

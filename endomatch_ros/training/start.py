@@ -11,9 +11,7 @@ from endomatch_ros.models.adapter import Adapter
 from endomatch_ros.models.backbone import build_backbone
 from endomatch_ros.models.checkpoints import read_metadata
 from endomatch_ros.models.config import PRESETS, ModelConfig, preset_config
-from endomatch_ros.models.network import dense_head
 from endomatch_ros.training.config import TrainConfig
-from endomatch_ros.training.objectives.objective import ObjectiveConfig
 
 _FINE_DIM = 64
 
@@ -25,7 +23,7 @@ def starting_network(config: TrainConfig) -> MatcherNetwork:
     else:
         network, _ = load_model(config.preset, config.backbone_weights)
     network = _with_fine(network, config.fine)
-    _set_dense(network, config.objective)
+    config.objective.make().prepare(network)
     if config.adapter == "new":
         network.adapter = Adapter(network.backbone)
     return network.train()
@@ -37,15 +35,6 @@ def starting_notes(config: TrainConfig) -> str:
         return ""
     file = Path(load_model(config.preset, config.backbone_weights)[1].source)
     return read_metadata(file).get("notes", "") if file.suffix == ".safetensors" else ""
-
-
-def _set_dense(network: MatcherNetwork, objective: ObjectiveConfig) -> None:
-    """A head for an objective that trains one; none for others: it would not fit the descriptors that they change."""
-    if objective.kind == "gvsl" and network.dense is None:
-        network.config = replace(network.config, dense_levels=objective.dense.levels)
-        network.dense = dense_head(network.config, network.backbone.embed_dim)
-    elif objective.kind != "gvsl" and network.dense is not None:
-        network.config, network.dense = replace(network.config, dense_levels=0), None
 
 
 def _random(config: TrainConfig) -> MatcherNetwork:

@@ -8,7 +8,7 @@ import os
 import warnings
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning
 import torch
@@ -25,15 +25,9 @@ from endomatch_ros.models import save_checkpoint
 from endomatch_ros.training.config import TrainConfig, to_plain
 from endomatch_ros.training.data import TrainingData
 from endomatch_ros.training.module import MatcherModule
-from endomatch_ros.training.objectives.objective import ObjectiveConfig
 from endomatch_ros.training.operating_point import choose_operating_point
 from endomatch_ros.training.pictures import PictureLog
 from endomatch_ros.training.start import starting_network, starting_notes
-
-
-def monitored(objective: ObjectiveConfig) -> tuple[str, Literal["min", "max"]]:
-    """The validation figure that decides which weights are kept and when training stops early; which end is better."""
-    return ("val_dense_error", "min") if objective.kind == "gvsl" else ("val_pck", "max")
 
 
 def train(config: TrainConfig, resume: bool = False) -> Path:
@@ -56,7 +50,7 @@ def train(config: TrainConfig, resume: bool = False) -> Path:
     lightning.seed_everything(config.seed, verbose=False)
     done = steps_done(last) if resume else 0
     network = starting_network(config)
-    module = MatcherModule(network, config.optimiser, config.max_steps, config.objective, config.unfreeze)
+    module = MatcherModule(network, config.optimiser, config.max_steps, config.objective.make(), config.unfreeze)
     data = TrainingData(config, network.config.resolution, done, network.config.patch_size)
     if int(os.environ.get("LOCAL_RANK", "0")) == 0:
         data.prepare_data()  # before anything is written: most runs that fail, fail here
@@ -111,16 +105,18 @@ def _trainer(config: TrainConfig, data: TrainingData, done: int) -> lightning.Tr
 
 
 def _callbacks(config: TrainConfig, data: TrainingData) -> list[Callback]:
-    figure, mode = monitored(config.objective)
+    monitor = config.objective.make().monitor
     # Both are written after each validation, the last one last: a resumed run knows all that the broken one knew.
     checkpoints = [
-        ModelCheckpoint(config.output, filename=name, monitor=monitor, mode=mode, enable_version_counter=False)
-        for name, monitor in (("best", figure), ("last", None))
+        ModelCheckpoint(config.output, filename=name, monitor=figure, mode=monitor.mode, enable_version_counter=False)
+        for name, figure in (("best", monitor.figure), ("last", None))
     ]
     progress = Bar() if _terminal() else TextProgress()
     callbacks: list[Callback] = [*checkpoints, PictureLog(data), progress]
     if config.patience:
-        callbacks.append(EarlyStopping(figure, patience=config.patience, mode=mode, check_on_train_epoch_end=False))
+        callbacks.append(
+            EarlyStopping(monitor.figure, patience=config.patience, mode=monitor.mode, check_on_train_epoch_end=False)
+        )
     return callbacks
 
 
@@ -157,10 +153,10 @@ def _write_model(
         "recipe": json.dumps({k: v for k, v in to_plain(config).items() if k not in ("output", "cache")}),
         "data": "; ".join(data.summary),
         "step": str(state["global_step"]),
-        "validation": json.dumps(_metrics(state, monitored(config.objective)[0])),
+        "validation": json.dumps(_metrics(state, config.objective.make().monitor.figure)),
         "versions": f"endomatch_ros {__version__}, torch {torch.__version__}",
     }
-    if config.objective.head_only:
+    if config.objective.make().keeps_descriptors:
         notes["start"] = starting_notes(config)  # what made the descriptors
     elif config.calibrate:
         notes["operating_point"] = _calibrate(module, data, device)

@@ -13,9 +13,9 @@ import torch
 import yaml
 from conftest import ROOT
 from safetensors.torch import load_file
+from support.recordings import write_pictures
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from endomatch_ros.data.synthetic import SceneConfig, SyntheticEndoscope
 from endomatch_ros.errors import CheckpointError, ConfigError, DataError
 from endomatch_ros.fitting.checkpoint_io import AtomicCheckpointIO, steps_done
 from endomatch_ros.matching import Matcher
@@ -24,7 +24,7 @@ from endomatch_ros.training import cli
 from endomatch_ros.training.config import TrainConfig
 from endomatch_ros.training.data import Batches
 from endomatch_ros.training.module import MatcherModule, OptimiserConfig
-from endomatch_ros.training.objectives.objective import ObjectiveConfig
+from endomatch_ros.training.objectives.config import ObjectiveConfig
 from endomatch_ros.training.start import starting_network
 
 STEPS = 6
@@ -32,13 +32,7 @@ STEPS = 6
 
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory):
-    """Folder with pictures of a moving scope; no calibration, no depth: what a lab has."""
-    folder = tmp_path_factory.mktemp("recording")
-    scene = SyntheticEndoscope(SceneConfig(seed=1001, width=192, height=160, view_radius=0.6))
-    for k in range(10):
-        image = scene.render(0.3 * k).image
-        cv2.imwrite(str(folder / f"{k:03d}.png"), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-    return folder
+    return write_pictures(tmp_path_factory.mktemp("recording"))
 
 
 @pytest.fixture(scope="module")
@@ -355,7 +349,7 @@ def test_a_dinov2_backbone_trains_its_adapter_only(recording, cache, tmp_path):
 
 
 def test_a_collapse_is_told(monkeypatch, caplog):
-    module = MatcherModule(load_model("embedded")[0], OptimiserConfig(), 10, ObjectiveConfig())
+    module = MatcherModule(load_model("embedded")[0], OptimiserConfig(), 10, ObjectiveConfig().make())
     for reached, told in ((0.5, False), (0.4, False), (0.1, True)):
         figures = SimpleNamespace(callback_metrics={"val_pck": torch.tensor(reached)})
         monkeypatch.setattr(MatcherModule, "trainer", figures)
