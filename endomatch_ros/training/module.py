@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
-import math
 from dataclasses import dataclass
 
-import lightning
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from endomatch_ros.errors import ConfigError
+from endomatch_ros.fitting.module import FittedModule
+from endomatch_ros.fitting.schedule import scheduled, warmup_cosine
 from endomatch_ros.models import Descriptors, MatcherNetwork
 from endomatch_ros.training.objectives.interface import Objective, Processes
 from endomatch_ros.training.objectives.losses import sample_map, to_cells
@@ -46,7 +46,7 @@ class OptimiserConfig:
             )
 
 
-class MatcherModule(lightning.LightningModule):
+class MatcherModule(FittedModule):
     """Trains what the objective says, and Φ if asked to.
 
     Args:
@@ -75,25 +75,14 @@ class MatcherModule(lightning.LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
         """Loss of a batch of pairs."""
-        together = self.trainer.world_size > 1
         parts = self.losses(batch)
-        loss = torch.stack(list(parts.values())).sum()
-        if not bool(torch.isfinite(loss)):
-            raise ConfigError(
-                f"the loss is {float(loss.detach())} at step {self.global_step}: lower optimiser.learning_rate, or "
-                "train in precision 32-true; last.ckpt holds the last good state"
-            )
-        self.log("loss", loss, prog_bar=True, sync_dist=together)
-        for name, part in parts.items():
-            self.log(f"loss_{name}", part, sync_dist=together)
-        return loss
+        return self.checked(torch.stack(list(parts.values())).sum(), parts)
 
     def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The parts that the loss of a batch of pairs is the sum of, by name."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self._objective.keeps_descriptors):
             first, second = self.descriptors(batch)
-        together = self._trainer is not None and self.trainer.world_size > 1
-        processes = Processes(self.global_rank, self._gather) if together else Processes()
+        processes = Processes(self.global_rank, self._gather) if self.together else Processes()
         return self._objective.losses(self.network, first, second, batch, processes)
 
     def validation_step(self, batch: dict[str, Tensor], _: int) -> None:
@@ -104,7 +93,6 @@ class MatcherModule(lightning.LightningModule):
         error = (found - batch["points1"]).norm(dim=2)
         right = tolerance(map0, batch["image0"].shape[-1])
         still = (batch["points0"] - batch["points1"]).norm(dim=2)
-        size, together = len(error), self.trainer.world_size > 1
         figures = {
             "val_pck": (error < right).float().mean(),
             "val_pck_identity": (still < right).float().mean(),
@@ -112,7 +100,7 @@ class MatcherModule(lightning.LightningModule):
         }
         figures |= self._objective.figures(self.network, first, second, batch)
         for name, value in figures.items():
-            self.log(name, value, prog_bar=name == "val_pck", batch_size=size, sync_dist=together)
+            self.log(name, value, prog_bar=name == "val_pck", batch_size=len(error), sync_dist=self.together)
 
     def on_validation_epoch_end(self) -> None:
         """Say it when the descriptors have become all alike, as hardest negatives can make poor features."""
@@ -137,16 +125,7 @@ class MatcherModule(lightning.LightningModule):
             lr=c.learning_rate,
             betas=(0.9, 0.98),
         )
-        warmup = min(c.warmup_steps, self._max_steps // 4)
-
-        def factor(step: int) -> float:
-            if step < warmup:
-                return (step + 1) / warmup
-            progress = (step - warmup) / max(1, self._max_steps - warmup)
-            return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
-        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return scheduled(optimiser, warmup_cosine(min(c.warmup_steps, self._max_steps // 4), self._max_steps))
 
     def _gather(self, values: Tensor) -> Tensor:
         """The same tensor of all processes, stacked, with gradients."""

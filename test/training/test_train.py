@@ -16,13 +16,12 @@ from safetensors.torch import load_file
 from support.recordings import write_pictures
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from endomatch_ros.errors import CheckpointError, ConfigError, DataError
-from endomatch_ros.fitting.checkpoint_io import AtomicCheckpointIO, steps_done
+from endomatch_ros.errors import ConfigError, DataError
+from endomatch_ros.fitting.checkpoint_io import steps_done
 from endomatch_ros.matching import Matcher
 from endomatch_ros.models.checkpoints import load_checkpoint, load_model, read_metadata
 from endomatch_ros.training import cli
 from endomatch_ros.training.config import TrainConfig
-from endomatch_ros.training.data import Batches
 from endomatch_ros.training.module import MatcherModule, OptimiserConfig
 from endomatch_ros.training.objectives.config import ObjectiveConfig
 from endomatch_ros.training.start import starting_network
@@ -177,14 +176,6 @@ def test_two_processes_with_half_the_batch_are_one_with_the_whole(unbroken, reco
         assert figures[0] == pytest.approx(figures[1], rel=1e-3), name
 
 
-def test_pairs_are_shared_out_without_gaps_or_repeats():
-    whole = [k for batch in Batches(0, 5, 6) for k in batch]
-    parts = [list(Batches(0, 5, 3, rank, 2)) for rank in (0, 1)]
-    assert [k for a, b in zip(*parts, strict=True) for k in a + b] == whole == list(range(30))
-    assert [k for batch in Batches(3, 5, 6) for k in batch] == whole[18:]
-    assert len(Batches(3, 5, 6)) == 5
-
-
 def test_a_finished_or_started_run_is_not_overwritten(unbroken, recording, cache):
     before = (unbroken / "last.ckpt").read_bytes()
     with pytest.raises(ConfigError, match="holds a run already"):
@@ -214,18 +205,6 @@ def test_data_errors_come_before_training(cache, tmp_path):
         (tmp_path / "broken" / f"{k}.png").write_bytes(b"no picture")
     with pytest.raises(DataError, match="3 broken"):
         cli.main(["--data", str(tmp_path / "broken"), "--output", str(tmp_path / "run"), "--cache", str(cache)])
-
-
-def test_a_checkpoint_is_whole_or_the_old_one(tmp_path, monkeypatch):
-    target = tmp_path / "last.ckpt"
-    AtomicCheckpointIO().save_checkpoint({"global_step": 3}, target)
-    monkeypatch.setattr(torch, "save", lambda value, file: (file.write(b"half"), 1 / 0))
-    with pytest.raises(ZeroDivisionError):
-        AtomicCheckpointIO().save_checkpoint({"global_step": 4}, target)
-    assert steps_done(target) == 3
-    target.write_bytes(b"half")
-    with pytest.raises(CheckpointError, match="cannot be resumed"):
-        steps_done(target)
 
 
 def test_options_reach_every_value(tmp_path):

@@ -39,10 +39,12 @@ class Objective(ABC):
     Attributes:
         name: what a user calls it.
         monitor: one of the figures of the validation: ``val_pck``, ``val_median_error``, or one of :meth:`figures`.
+        printed: those of :meth:`figures` that are printed after each validation.
     """
 
     name: ClassVar[str]
     monitor: ClassVar[Monitor] = Monitor("val_pck", "max")
+    printed: ClassVar[tuple[str, ...]] = ()
 
     @property
     def keeps_descriptors(self) -> bool:

@@ -66,6 +66,7 @@ class Registration(Objective):
 
     name = "gvsl"
     monitor = Monitor("val_dense_error", "min")
+    printed = ("val_dense_error", "val_folding")
     dense: DenseConfig
 
     @property
