@@ -20,6 +20,7 @@ examples:
   endomatch pretrain volume --data hippocampus --output runs/hippocampus
   endomatch pretrain volume --data ct --spacing 2 --size 160 160 160 --preset volume-paper --output runs/ct
   endomatch pretrain volume --output runs/ct --resume
+  torchrun --nproc-per-node 4 -m endomatch_ros.cli pretrain volume --data ct --output runs/four_gpus
   endomatch pretrain frames --data case_1.mp4 case_2.mp4 --output runs/frames
   endomatch pretrain evaluate --data hippocampus --checkpoint hippocampus --split test --json result.json
   endomatch pretrain transfer --data hippocampus --checkpoint scratch=none full=hippocampus --shots 2 5 10
@@ -221,7 +222,7 @@ def _add_training(parser: argparse.ArgumentParser, preset: str) -> None:
     add("--output", type=Path, required=True, metavar="DIR", help="for model.safetensors, last.ckpt and the log")
     add("--resume", action="store_true", help="go on with the run in --output; its values are kept")
     add("--steps", type=int, default=20_000, help="optimiser steps (default: %(default)s)")
-    add("--batch-size", type=int, default=2, help="pairs a step (default: %(default)s)")
+    add("--batch-size", type=int, default=2, help="pairs per step and process (default: %(default)s)")
     add("--learning-rate", type=float, default=1e-4, help="of Adam (default: %(default)s)")
     add("--decay", choices=("none", "cosine"), default="none", help="of the learning rate (default: %(default)s)")
     add("--warmup", type=int, default=0, help="steps of linear warm-up (default: %(default)s)")

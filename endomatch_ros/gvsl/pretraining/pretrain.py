@@ -36,11 +36,11 @@ class PretrainConfig:
     Attributes:
         output: folder for model.safetensors, the resumable last.ckpt and the log.
         steps: optimiser steps; the paper takes 2·10⁵.
-        batch_size: pairs a step.
+        batch_size: pairs per step and process.
         seed: of weights and data.
         workers: data-loading processes; 0 loads in the training process.
         precision: Lightning's: 32-true, bf16-mixed, 16-mixed.
-        device: auto, cpu or cuda.
+        device: auto, cpu, cuda or cuda:N; under torchrun each process takes its own.
         validate_every: steps between validations; each is followed by a new last.ckpt.
         choose: which weights are written: the ``last`` ones, or those of the best validation by ``similarity``, or by
             ``dice``, which makes use of the validation subjects' labels.
