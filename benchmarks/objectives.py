@@ -28,6 +28,7 @@ from endomatch_ros.training import cli
 from endomatch_ros.training.config import TrainConfig
 from endomatch_ros.training.data import TrainingData
 from endomatch_ros.training.module import MatcherModule
+from endomatch_ros.training.objectives.registry import OBJECTIVES
 from endomatch_ros.training.start import starting_network
 
 WARM_UP, TIMED = 6, 7  # steps that fill the caches, and steps whose cost counts
@@ -41,7 +42,7 @@ def main() -> None:
     parser.add_argument("--test", default="-12:")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--seconds", type=float, default=60.0, help="processor time of the training steps of a run")
-    parser.add_argument("--objectives", nargs="+", default=["triplet", "infonce", "gvsl"])
+    parser.add_argument("--objectives", nargs="+", default=list(OBJECTIVES))
     parser.add_argument("--random-backbone", action="store_true")
     parser.add_argument("--work", type=Path, default=Path("runs/objectives"))
     parser.add_argument("--json", type=Path)
@@ -90,7 +91,7 @@ def step_seconds(config: TrainConfig) -> float:
     """Processor time of one optimiser step, the data's share included."""
     lightning.seed_everything(config.seed, verbose=False)
     network = starting_network(config)
-    module = MatcherModule(network, config.optimiser, config.max_steps, config.objective, config.unfreeze)
+    module = MatcherModule(network, config.optimiser, config.max_steps, config.objective.make(), config.unfreeze)
     optimiser = module.configure_optimizers()["optimizer"]
     data = TrainingData(config, network.config.resolution, patch=network.config.patch_size)
     data.setup("fit")

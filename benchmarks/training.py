@@ -25,7 +25,7 @@ from endomatch_ros.training import cli
 from endomatch_ros.training.config import TrainConfig
 from endomatch_ros.training.data import TrainingData
 from endomatch_ros.training.module import MatcherModule
-from endomatch_ros.training.objectives.objective import batch_losses
+from endomatch_ros.training.objectives.interface import Processes
 from endomatch_ros.training.start import starting_network
 
 PARTS = ("data", "forward", "backward", "optimiser")
@@ -60,7 +60,8 @@ def measure(config: TrainConfig) -> dict[str, object]:
     lightning.seed_everything(config.seed, verbose=False)
     device = torch.device(resolve_device(config.device))
     network = starting_network(config).to(device)
-    module = MatcherModule(network, config.optimiser, config.max_steps, config.objective, config.unfreeze)
+    objective = config.objective.make()
+    module = MatcherModule(network, config.optimiser, config.max_steps, objective, config.unfreeze)
     optimiser = module.configure_optimizers()["optimizer"]
     data = TrainingData(config, network.config.resolution, patch=network.config.patch_size)
     data.setup("fit")
@@ -71,9 +72,9 @@ def measure(config: TrainConfig) -> dict[str, object]:
         batch = {k: v.to(device) for k, v in next(batches).items()}
         mark(marks, device)
         first, second = module.descriptors(batch)
-        coarse, fine = batch_losses(network, first, second, batch, config.objective)
+        parts = objective.losses(network, first, second, batch, Processes())
         mark(marks, device)
-        (coarse + fine).backward()
+        torch.stack(list(parts.values())).sum().backward()
         mark(marks, device)
         optimiser.step()
         optimiser.zero_grad()

@@ -6,10 +6,12 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from endomatch_ros.errors import ConfigError
+from endomatch_ros.fitting.command import is_first_process, run_training, say, with_kept
 from endomatch_ros.gvsl.pretraining.damage import DamageConfig
 from endomatch_ros.gvsl.transfer import cli as transfer_cli
 
@@ -18,6 +20,7 @@ examples:
   endomatch pretrain volume --data hippocampus --output runs/hippocampus
   endomatch pretrain volume --data ct --spacing 2 --size 160 160 160 --preset volume-paper --output runs/ct
   endomatch pretrain volume --output runs/ct --resume
+  torchrun --nproc-per-node 4 -m endomatch_ros.cli pretrain volume --data ct --output runs/four_gpus
   endomatch pretrain frames --data case_1.mp4 case_2.mp4 --output runs/frames
   endomatch pretrain evaluate --data hippocampus --checkpoint hippocampus --split test --json result.json
   endomatch pretrain transfer --data hippocampus --checkpoint scratch=none full=hippocampus --shots 2 5 10
@@ -63,16 +66,22 @@ def parse(argv: list[str]) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.kind in ("evaluate", "transfer"):
         return args
-    kept = args.output / _ARGUMENTS
-    if args.resume and kept.is_file():
-        begun = json.loads(kept.read_text())
-        if begun[0] != args.kind:
-            raise ConfigError(f"{args.output} holds a run of `pretrain {begun[0]}`: resume it with that")
-        args = parser.parse_args([*begun, *argv[1:]])
+    args = parser.parse_args([args.kind, *with_kept(argv[1:], partial(_kept, args.kind))])
     if args.data is None:
         raise ConfigError("--data is missing: name what to train on")
     args.argv = argv
     return args
+
+
+def _kept(kind: str, output: Path) -> list[str]:
+    """The options that the run in a folder was begun with; raises :class:`ConfigError` if it is of another kind."""
+    file = output / _ARGUMENTS
+    if not file.is_file():
+        return []
+    begun, *options = json.loads(file.read_text())
+    if begun != kind:
+        raise ConfigError(f"{output} holds a run of `pretrain {begun}`: resume it with that")
+    return options
 
 
 def _run_volume(args: argparse.Namespace) -> int:
@@ -84,7 +93,7 @@ def _run_volume(args: argparse.Namespace) -> int:
     volumes = VolumeConfig(args.spacing, tuple(args.size), *args.percentiles)
     parts = subjects.divide(subjects.find_subjects(args.data), args.split)
     train, held = parts["train"], parts["validation"]
-    print(f"{args.data}: {len(train)} volumes for training, {len(held)} for validation, {len(parts['test'])} kept back")
+    say(f"{args.data}: {len(train)} volumes for training, {len(held)} for validation, {len(parts['test'])} kept back")
     draw = data.VolumeDraw(train, volumes)
     validation = data.VolumeValidation(held, volumes) if len(held) > 1 else None
     notes = {
@@ -104,7 +113,7 @@ def _run_frames(args: argparse.Namespace) -> int:
     long = [s for s in sequences if len(s) >= 20]  # a tenth of fewer gives no pair
     held = [SubSequence(s, -(len(s) // 10)) for s in long]
     train = [SubSequence(s, 0, -(len(s) // 10)) if s in long else s for s in sequences]
-    print(f"{sum(map(len, train))} frames for training, {sum(map(len, held))} for validation")
+    say(f"{sum(map(len, train))} frames for training, {sum(map(len, held))} for validation")
     draw = data.FrameDraw(train, config)
     validation = data.FrameValidation(data.FrameDraw(held, config), 20) if held else None
     names = " ".join(Path(name).name for name in args.data)
@@ -134,20 +143,12 @@ def _train(
         damage=DamageConfig(**{name: getattr(args, name) for name in _DAMAGE}),
         optimiser=OptimiserConfig(args.learning_rate, args.decay, args.clip, args.warmup),
     )
-    pairs = DamagedPairs(draw, config.steps * config.batch_size, config.seed, config.damage)
-    if not (args.output / "last.ckpt").exists():
+    pairs = DamagedPairs(draw, config.seed, config.damage)
+    if is_first_process() and not (args.output / "last.ckpt").exists():
         args.output.mkdir(parents=True, exist_ok=True)
         (args.output / _ARGUMENTS).write_text(json.dumps(args.argv) + "\n")
-    try:
-        path = pretrain(config, pairs, validation, notes, args.resume)
-    except (KeyboardInterrupt, SystemExit):  # Lightning turns the first Ctrl-C into the second of these
-        how = f"endomatch pretrain {args.kind} --output {args.output} --resume goes on from the last validation"
-        print(
-            f"interrupted; {how if (args.output / 'last.ckpt').is_file() else 'nothing to resume yet'}", file=sys.stderr
-        )
-        return 130  # as `endomatch` does after Ctrl-C
-    print(f"wrote {path}")
-    return 0
+    run = partial(pretrain, config, pairs, validation, notes, args.resume)
+    return run_training(f"endomatch pretrain {args.kind}", args.output, run)
 
 
 def _run_evaluate(args: argparse.Namespace) -> int:
@@ -160,7 +161,7 @@ def _run_evaluate(args: argparse.Namespace) -> int:
     print(
         f"{report['pairs']} pairs of {report['subjects']} subjects: Dice {report['dice']:.4f} ± "
         f"{report['dice_std']:.4f} ({report['dice_identity']:.4f} without registration); folding "
-        f"{report['folding_percent']:.4f}%; {report['seconds_per_pair']:.3f} s per pair"
+        f"{report['folding_percent']:.4f}%; {report['seconds_per_pair']:.3f} s a pair"
     )
     if args.json:
         print(f"wrote {args.json}")
@@ -221,7 +222,7 @@ def _add_training(parser: argparse.ArgumentParser, preset: str) -> None:
     add("--output", type=Path, required=True, metavar="DIR", help="for model.safetensors, last.ckpt and the log")
     add("--resume", action="store_true", help="go on with the run in --output; its values are kept")
     add("--steps", type=int, default=20_000, help="optimiser steps (default: %(default)s)")
-    add("--batch-size", type=int, default=2, help="pairs per step (default: %(default)s)")
+    add("--batch-size", type=int, default=2, help="pairs per step and process (default: %(default)s)")
     add("--learning-rate", type=float, default=1e-4, help="of Adam (default: %(default)s)")
     add("--decay", choices=("none", "cosine"), default="none", help="of the learning rate (default: %(default)s)")
     add("--warmup", type=int, default=0, help="steps of linear warm-up (default: %(default)s)")

@@ -169,17 +169,9 @@ def evaluate(
     pairs = LabelledPairs(neighbour_pairs(subjects))
     identity = summarise(pairs.score_all(Registrar(no_field, registrar.config)))
     report = summarise(pairs.score_all(registrar))
+    report |= {f"dice_identity{end}": identity[f"dice{end}"] for end in ("", "_std", "_per_label")}
     trained_on = set(notes.get("subjects", "").split())
-    return {
-        **report,
-        "dice_identity": identity["dice"],
-        "dice_identity_std": identity["dice_std"],
-        "dice_identity_per_label": identity["dice_per_label"],
-        "subjects": len(subjects),
-        "subjects_seen_in_training": sum(subject.name in trained_on for subject in subjects),
-        "part": part,
-        "split": known_split(subjects) if split == "auto" else split,
-        "checkpoint": str(checkpoint),
-        "device": device,
-        "refine_steps": refine_steps,
-    }
+    seen = sum(subject.name in trained_on for subject in subjects)
+    about: dict[str, Any] = {"subjects": len(subjects), "subjects_seen_in_training": seen, "part": part}
+    about |= {"split": known_split(subjects) if split == "auto" else split, "checkpoint": str(checkpoint)}
+    return report | about | {"device": device, "refine_steps": refine_steps}

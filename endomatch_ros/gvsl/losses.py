@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from monai.losses.deform import DiffusionLoss
 from torch.nn import functional
 
 from endomatch_ros.errors import ConfigError, ImageError, check_ranges
 from endomatch_ros.geometry.fields import warp
-from endomatch_ros.gvsl.model import GvslOutput
+
+if TYPE_CHECKING:  # the model's blocks are MONAI's, which the losses do without
+    from endomatch_ros.gvsl.model import GvslOutput
 
 
 @dataclass(frozen=True)
@@ -111,9 +113,22 @@ def _mean(values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 
 def smoothness_loss(displacement: torch.Tensor) -> torch.Tensor:
-    """Mean squared gradient of the local displacement ``(B, D, *spatial)``; every axis needs 3 voxels."""
-    loss: torch.Tensor = DiffusionLoss()(displacement)
-    return loss
+    """Mean squared gradient of the local displacement ``(B, D, *spatial)``, a sum over the axes: MONAI's DiffusionLoss.
+
+    Raises:
+        ImageError: an axis has fewer than 3 voxels.
+    """
+    if min(displacement.shape[2:]) < 3:
+        raise ImageError(f"displacement {tuple(displacement.shape)}: its roughness needs 3 voxels along every axis")
+    axes = range(2, displacement.dim())
+    return sum((_slope(displacement, axis) ** 2 for axis in axes), start=displacement.new_zeros(())).mean()
+
+
+def _slope(field: torch.Tensor, axis: int) -> torch.Tensor:
+    """Central difference of ``(B, D, *spatial)`` along an axis, at the voxels that are not at the border."""
+    ahead, behind = ([slice(None)] * 2 + [slice(1, -1)] * (field.dim() - 2) for _ in range(2))
+    ahead[axis], behind[axis] = slice(2, None), slice(None, -2)
+    return (field[tuple(ahead)] - field[tuple(behind)]) / 2
 
 
 def restoration_loss(restored: torch.Tensor, clean: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:

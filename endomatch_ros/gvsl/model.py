@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from endomatch_ros.errors import ImageError
-from endomatch_ros.geometry.fields import resize_field, warp
+from endomatch_ros.geometry.fields import warp
 from endomatch_ros.gvsl.config import GvslConfig
 from endomatch_ros.gvsl.networks import UNet
 from endomatch_ros.models.z_matching import Matching, ZMatchingHead
@@ -88,11 +88,8 @@ class GvslModel(nn.Module):
             matching.displacement,
             field,
             warped=warp(resampled, field),
-            restored=self._restored(fine_moving, fixed.shape[2:]),
+            restored=enlarged_values(self.restoration(fine_moving), self.config.shrink, fixed.shape[2:]),
         )
-
-    def _restored(self, fine: torch.Tensor, spatial: Sequence[int]) -> torch.Tensor:
-        return enlarged_values(self.restoration(fine), self.config.shrink, spatial)
 
 
 def shrunk(images: torch.Tensor, factor: int) -> torch.Tensor:
@@ -107,10 +104,7 @@ def shrunk(images: torch.Tensor, factor: int) -> torch.Tensor:
 
 def enlarged_field(field: torch.Tensor, factor: int, spatial: Sequence[int]) -> torch.Tensor:
     """A field of the small grid on the image's, in its voxels: the inverse of :func:`shrunk`."""
-    if factor == 1:
-        return field
-    large = resize_field(field, [size * factor for size in field.shape[2:]])
-    return large[(slice(None), slice(None), *(slice(size) for size in spatial))]
+    return factor * enlarged_values(field, factor, spatial)
 
 
 def enlarged_values(values: torch.Tensor, factor: int, spatial: Sequence[int]) -> torch.Tensor:

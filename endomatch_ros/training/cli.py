@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from endomatch_ros.errors import ConfigError, EndomatchError
+from endomatch_ros.fitting.command import run_training, with_kept
 
 if TYPE_CHECKING:
     from endomatch_ros.training.config import TrainConfig
@@ -50,16 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     config, resume = parse(list(sys.argv[1:] if argv is None else argv))
     from endomatch_ros.training.train import train
 
-    try:
-        path = train(config, resume)
-    except (KeyboardInterrupt, SystemExit):  # Lightning turns the first Ctrl-C into the second of these
-        kept = (config.output / "last.ckpt").is_file()
-        how = f"endomatch train --output {config.output} --resume goes on from the last validation"
-        print(f"interrupted; {how if kept else 'nothing to resume yet'}", file=sys.stderr)
-        return 130  # as `endomatch` does after Ctrl-C
-    if int(os.environ.get("RANK", "0")) == 0:
-        print(f"wrote {path}")
-    return 0
+    return run_training("endomatch train", config.output, lambda: train(config, resume))
 
 
 def executable() -> int:
@@ -99,7 +90,7 @@ def parse(arguments: Sequence[str]) -> tuple[TrainConfig, bool]:
     parser.add_argument("--resume", action="store_true", help="continue the run in --output; its values are kept")
     parser.add_class_arguments(TrainConfig, as_group=False)
     try:
-        namespace = parser.parse_args(with_kept_values(normalised(arguments)))
+        namespace = parser.parse_args(with_kept(normalised(arguments), _kept))
         resume = bool(namespace.pop("resume"))
         namespace.pop("config", None)
         values = parser.instantiate(namespace)
@@ -135,15 +126,10 @@ def normalised(arguments: Sequence[str]) -> list[str]:
     return out
 
 
-def with_kept_values(arguments: list[str]) -> list[str]:
-    """The arguments, in a resumed run behind the values that the run was started with."""
-    if "--resume" not in arguments:
-        return arguments
-    output = next((a.partition("=")[2] for a in arguments if a.startswith("--output=")), "")
-    if "--output" in arguments[:-1]:
-        output = arguments[arguments.index("--output") + 1]
-    kept = Path(output) / "config.yaml"
-    return ["--config", str(kept), *arguments] if output and kept.is_file() else arguments
+def _kept(output: Path) -> list[str]:
+    """The values of the run in a folder."""
+    file = output / "config.yaml"
+    return ["--config", str(file)] if file.is_file() else []
 
 
 def _is_truth(words: Sequence[str]) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from endomatch_ros.errors import ConfigError
 from endomatch_ros.training.module import OptimiserConfig
 from endomatch_ros.training.novel_view.pairs import NovelViewConfig
-from endomatch_ros.training.objectives.objective import ObjectiveConfig
+from endomatch_ros.training.objectives.config import ObjectiveConfig
 from endomatch_ros.training.pairs.crop import CropConfig
 from endomatch_ros.training.pairs.photometric import PhotometricConfig
 from endomatch_ros.training.pairs.prepare import RecordingConfig
@@ -115,9 +115,10 @@ class TrainConfig:
                 raise ConfigError(f"{name} is {value}: it must be at least {low}")
         if self.init == "random" and not self.unfreeze:
             raise ConfigError("init is 'random', but the backbone is frozen: it would stay random; add --unfreeze")
-        if self.objective.head_only and (self.unfreeze or self.adapter != "keep" or self.fine != "keep"):
+        if self.objective.make().keeps_descriptors and (self.unfreeze or self.adapter != "keep" or self.fine != "keep"):
             raise ConfigError(
-                "objective.dense.head_only leaves all but the head as it is: drop it, or unfreeze, adapter and fine"
+                "the objective leaves the descriptors as they are (objective.dense.head_only): drop that, or unfreeze, "
+                "adapter and fine"
             )
 
 

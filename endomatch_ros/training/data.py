@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import lightning
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 
 from endomatch_ros.device import resolve_device
+from endomatch_ros.fitting.batches import Batches, processes, training_loader
 from endomatch_ros.training.config import TRAIN_SEEDS, VALIDATION_SEEDS, TrainConfig
 from endomatch_ros.training.novel_view.pairs import NovelViewPairs
 from endomatch_ros.training.pairs.datasets import AugmentConfig, Pairs, PairSource, ScenePairs
@@ -16,29 +15,6 @@ from endomatch_ros.training.pairs.prepare import prepare_recordings
 from endomatch_ros.training.pairs.render import SCENE_WIDTH, render_scenes
 
 _VALIDATION_SEED = 1
-
-
-class Batches(Sampler[list[int]]):
-    """Batches of consecutive pairs: step s of all processes together takes what one process would take with all.
-
-    Args:
-        start: first batch (of each process), the rest of a run that was broken off.
-        stop: number of batches in the whole run.
-        size: pairs per batch and process.
-        rank, world: this process, and how many there are.
-    """
-
-    def __init__(self, start: int, stop: int, size: int, rank: int = 0, world: int = 1) -> None:
-        self._range, self._size, self._rank, self._world = range(start, stop), size, rank, world
-
-    def __len__(self) -> int:
-        """Batches of the whole run: a resumed trainer counts on from where the broken one was, not from 0."""
-        return self._range.stop
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for batch in self._range:
-            first = (batch * self._world + self._rank) * self._size
-            yield list(range(first, first + self._size))
 
 
 def batches_by_source(pairs: Pairs, size: int) -> list[list[int]]:
@@ -50,7 +26,7 @@ def batches_by_source(pairs: Pairs, size: int) -> list[list[int]]:
 
 
 class TrainingData(lightning.LightningDataModule):
-    """Renders and prepares what is missing (one process per machine does), then draws pairs.
+    """Renders and prepares what is missing (one process a machine does), then draws pairs.
 
     Args:
         config: the run.
@@ -70,7 +46,7 @@ class TrainingData(lightning.LightningDataModule):
         self.summary: list[str] = []
 
     def prepare_data(self) -> None:
-        """Called in one process per machine, before the others go on."""
+        """Called in one process a machine, before the others go on."""
         for name in self.config.data:
             self._open(name)
 
@@ -82,13 +58,10 @@ class TrainingData(lightning.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         """The rest of the run."""
-        c, trainer = self.config, self.trainer
-        rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        c, (rank, world) = self.config, processes(self.trainer)
         batches = c.max_steps * c.accumulate
         pairs = Pairs(self._train, batches * c.batch_size * world, c.points, c.seed, self._patch)
-        rest = Batches(self._done * c.accumulate, batches, c.batch_size, rank, world)
-        # Workers decode and render while the network computes; each keeps the frames that it has read.
-        return DataLoader(pairs, batch_sampler=rest, num_workers=c.workers, persistent_workers=c.workers > 0)
+        return training_loader(pairs, Batches(self._done * c.accumulate, batches, c.batch_size, rank, world), c.workers)
 
     def val_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         """The same pairs at every validation, in every process."""

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import logging
-import math
 from dataclasses import dataclass
 
-import lightning
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from endomatch_ros.errors import ConfigError
-from endomatch_ros.geometry.fields import folding_percent
+from endomatch_ros.fitting.module import FittedModule
+from endomatch_ros.fitting.schedule import scheduled, warmup_cosine
 from endomatch_ros.models import Descriptors, MatcherNetwork
+from endomatch_ros.training.objectives.interface import Objective, Processes
 from endomatch_ros.training.objectives.losses import sample_map, to_cells
-from endomatch_ros.training.objectives.objective import ObjectiveConfig, batch_losses
-from endomatch_ros.training.objectives.registration import dense_losses, dense_targets, require_packages
 
 _log = logging.getLogger(__name__)
 _COLLAPSED = 0.3  # share of the first validation's PCK below which training is told to have gone wrong
@@ -48,14 +46,14 @@ class OptimiserConfig:
             )
 
 
-class MatcherModule(lightning.LightningModule):
-    """Trains Ψ and the fine branch, Φ if asked to, and with the objective ``gvsl`` the head, or it alone.
+class MatcherModule(FittedModule):
+    """Trains what the objective says, and Φ if asked to.
 
     Args:
-        network: the model, moved in place.
+        network: the model, which the objective has prepared, moved in place.
         optimiser: learning-rate schedule.
         max_steps: its length.
-        objective: the loss.
+        objective: what is minimised.
         unfreeze: train the backbone, too.
     """
 
@@ -64,71 +62,45 @@ class MatcherModule(lightning.LightningModule):
         network: MatcherNetwork,
         optimiser: OptimiserConfig,
         max_steps: int,
-        objective: ObjectiveConfig,
+        objective: Objective,
         unfreeze: bool = False,
     ) -> None:
         super().__init__()
-        self.network = network.requires_grad_(not objective.head_only)
-        network.backbone.requires_grad_(unfreeze)
-        # Only cross-entropy has a temperature to learn.
-        network.log_scale_coarse.requires_grad_(objective.kind == "infonce")
-        network.log_scale_fine.requires_grad_(objective.kind == "infonce" and network.fine is not None)
-        if network.dense is not None:
-            network.dense.requires_grad_(objective.kind == "gvsl")
-        if objective.kind == "gvsl":
-            require_packages()
+        self.network = network
+        trained = objective.trains(network) | ({"backbone"} if unfreeze else set())
+        for name, parameter in network.named_parameters():
+            parameter.requires_grad_(name.split(".")[0] in trained)
         self._optimiser, self._max_steps, self._objective = optimiser, max_steps, objective
         self._start_pck: float | None = None
 
     def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
         """Loss of a batch of pairs."""
-        together = self.trainer.world_size > 1
         parts = self.losses(batch)
-        loss = torch.stack(list(parts.values())).sum()
-        if not bool(torch.isfinite(loss)):
-            raise ConfigError(
-                f"the loss is {float(loss.detach())} at step {self.global_step}: lower optimiser.learning_rate, or "
-                "train in precision 32-true; last.ckpt holds the last good state"
-            )
-        self.log("loss", loss, prog_bar=True, sync_dist=together)
-        for name, part in parts.items():
-            self.log(f"loss_{name}", part, sync_dist=together)
-        return loss
+        return self.checked(torch.stack(list(parts.values())).sum(), parts)
 
     def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The parts that the loss of a batch of pairs is the sum of, by name."""
-        objective = self._objective
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not objective.head_only):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self._objective.keeps_descriptors):
             first, second = self.descriptors(batch)
-        if objective.kind == "gvsl":
-            return dense_losses(self.network, first, second, batch, objective.dense)
-        together = self._trainer is not None and self.trainer.world_size > 1
-        rank, gather = (self.global_rank, self._gather) if together else (0, None)
-        coarse, fine = batch_losses(self.network, first, second, batch, objective, rank, gather)
-        return {"coarse": coarse, "fine": fine}
+        processes = Processes(self.global_rank, self._gather) if self.together else Processes()
+        return self._objective.losses(self.network, first, second, batch, processes)
 
     def validation_step(self, batch: dict[str, Tensor], _: int) -> None:
-        """PCK of the finest map's nearest neighbour, beside that of no motion at all; the head's error likewise."""
+        """PCK of the finest map's nearest neighbour, beside that of no motion at all; the objective's own figures."""
         first, second = self.descriptors(batch)
         map0, map1 = (d.finest.float() for d in (first, second))
         found = nearest_neighbours(map0, map1, batch["points0"], batch["image0"].shape[-1])
         error = (found - batch["points1"]).norm(dim=2)
         right = tolerance(map0, batch["image0"].shape[-1])
         still = (batch["points0"] - batch["points1"]).norm(dim=2)
-        size, together = len(error), self.trainer.world_size > 1
         figures = {
             "val_pck": (error < right).float().mean(),
             "val_pck_identity": (still < right).float().mean(),
             "val_median_error": error.median(),
         }
-        if self.network.dense is not None:
-            field = self.network.register(first, second).field
-            led = dense_targets(field, batch["points0"], batch["image0"].shape[-1])
-            figures["val_dense_error"] = (led - batch["points1"]).norm(dim=2).median()
-            figures["val_dense_error_identity"] = still.median()
-            figures["val_folding"] = folding_percent(field).mean()
+        figures |= self._objective.figures(self.network, first, second, batch)
         for name, value in figures.items():
-            self.log(name, value, prog_bar=name == "val_pck", batch_size=size, sync_dist=together)
+            self.log(name, value, prog_bar=name == "val_pck", batch_size=len(error), sync_dist=self.together)
 
     def on_validation_epoch_end(self) -> None:
         """Say it when the descriptors have become all alike, as hardest negatives can make poor features."""
@@ -153,16 +125,7 @@ class MatcherModule(lightning.LightningModule):
             lr=c.learning_rate,
             betas=(0.9, 0.98),
         )
-        warmup = min(c.warmup_steps, self._max_steps // 4)
-
-        def factor(step: int) -> float:
-            if step < warmup:
-                return (step + 1) / warmup
-            progress = (step - warmup) / max(1, self._max_steps - warmup)
-            return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
-        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return scheduled(optimiser, warmup_cosine(min(c.warmup_steps, self._max_steps // 4), self._max_steps))
 
     def _gather(self, values: Tensor) -> Tensor:
         """The same tensor of all processes, stacked, with gradients."""

@@ -10,9 +10,7 @@ from endomatch_ros.models.adapter import Adapter
 from endomatch_ros.models.backbones.registry import build_backbone
 from endomatch_ros.models.checkpoints import checkpoint_file, read_metadata
 from endomatch_ros.models.config import PRESETS, ModelConfig, preset_config
-from endomatch_ros.models.network import dense_head
 from endomatch_ros.training.config import TrainConfig
-from endomatch_ros.training.objectives.objective import ObjectiveConfig
 
 _FINE_DIM = 64
 
@@ -24,7 +22,7 @@ def starting_network(config: TrainConfig) -> MatcherNetwork:
     else:
         network, _ = load_model(config.preset, config.backbone_weights)
     network = _with_fine(network, config.fine)
-    _set_dense(network, config.objective)
+    config.objective.make().prepare(network)
     if config.adapter == "new":
         network.adapter = Adapter(network.backbone)
     return network.train()
@@ -34,15 +32,6 @@ def starting_notes(config: TrainConfig) -> str:
     """The notes of the checkpoint that :func:`starting_network` loads; empty where it loads none."""
     file = None if config.init == "random" else checkpoint_file(config.preset)
     return "" if file is None else read_metadata(file).get("notes", "")
-
-
-def _set_dense(network: MatcherNetwork, objective: ObjectiveConfig) -> None:
-    """A head for an objective that trains one; none for others: it would not fit the descriptors that they change."""
-    if objective.kind == "gvsl" and network.dense is None:
-        network.config = replace(network.config, dense_levels=objective.dense.levels)
-        network.dense = dense_head(network.config, network.backbone.embed_dim)
-    elif objective.kind != "gvsl" and network.dense is not None:
-        network.config, network.dense = replace(network.config, dense_levels=0), None
 
 
 def _random(config: TrainConfig) -> MatcherNetwork:

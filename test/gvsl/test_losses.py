@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from monai.losses import LocalNormalizedCrossCorrelationLoss
+from monai.losses import DiffusionLoss, LocalNormalizedCrossCorrelationLoss
 from scipy import ndimage
 
 from endomatch_ros.errors import ConfigError, ImageError
@@ -151,6 +151,16 @@ def test_smoothness_of_a_linear_field_is_the_mean_of_its_squared_slopes(dims: in
     expected = (slopes**2).sum() / dims  # averaged over the field's components
     torch.testing.assert_close(smoothness_loss(affine_field(matrix, SPATIAL[dims])), expected)
     assert smoothness_loss(torch.full((1, dims, *SPATIAL[dims]), 3.0)) == 0
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_smoothness_is_monai_s_diffusion(dims: int) -> None:
+    field = torch.randn(2, dims, *SPATIAL[dims], generator=torch.Generator().manual_seed(0)).requires_grad_()
+    values = [smoothness_loss(field), DiffusionLoss()(field)]
+    torch.testing.assert_close(*values)
+    torch.testing.assert_close(*(torch.autograd.grad(value, field)[0] for value in values))
+    with pytest.raises(ImageError, match="3 voxels"):
+        smoothness_loss(torch.zeros(1, dims, *[2] * dims))
 
 
 def test_restoration_is_the_mean_squared_error_over_the_mask() -> None:

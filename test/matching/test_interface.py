@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from support.fakes import FakeMatcher
+from support.fakes import FakeMatcher, FakeStream
 
 from endomatch_ros.matching import Matcher, StreamMatcher
 from endomatch_ros.matching.interface import FrameMatcher, FrameStream, PairMatcher

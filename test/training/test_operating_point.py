@@ -208,7 +208,7 @@ def test_the_threshold_is_that_of_the_best_weights_also_in_a_run_resumed_at_its_
 
     data = TrainingData(config, 512)
     data.setup("validate")
-    module = MatcherModule(load_checkpoint(trained), config.optimiser, 1, config.objective)
+    module = MatcherModule(load_checkpoint(trained), config.optimiser, 1, config.objective.make())
     again = choose_operating_point(module, data.val_dataloader(), torch.device("cpu"))
     # To the half precision of the file.
     assert again.threshold == pytest.approx(after["threshold"], abs=0.011)

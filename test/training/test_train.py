@@ -13,18 +13,17 @@ import torch
 import yaml
 from conftest import ROOT
 from safetensors.torch import load_file
+from support.recordings import write_pictures
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from endomatch_ros.data.synthetic import SceneConfig, SyntheticEndoscope
-from endomatch_ros.errors import CheckpointError, ConfigError, DataError
-from endomatch_ros.fitting.checkpoint_io import AtomicCheckpointIO, steps_done
+from endomatch_ros.errors import ConfigError, DataError
+from endomatch_ros.fitting.checkpoint_io import steps_done
 from endomatch_ros.matching import Matcher
 from endomatch_ros.models.checkpoints import load_checkpoint, load_model, read_metadata
 from endomatch_ros.training import cli
 from endomatch_ros.training.config import TrainConfig
-from endomatch_ros.training.data import Batches
 from endomatch_ros.training.module import MatcherModule, OptimiserConfig
-from endomatch_ros.training.objectives.objective import ObjectiveConfig
+from endomatch_ros.training.objectives.config import ObjectiveConfig
 from endomatch_ros.training.start import starting_network
 
 STEPS = 6
@@ -32,13 +31,7 @@ STEPS = 6
 
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory):
-    """Folder with pictures of a moving scope; no calibration, no depth: what a lab has."""
-    folder = tmp_path_factory.mktemp("recording")
-    scene = SyntheticEndoscope(SceneConfig(seed=1001, width=192, height=160, view_radius=0.6))
-    for k in range(10):
-        image = scene.render(0.3 * k).image
-        cv2.imwrite(str(folder / f"{k:03d}.png"), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-    return folder
+    return write_pictures(tmp_path_factory.mktemp("recording"))
 
 
 @pytest.fixture(scope="module")
@@ -183,14 +176,6 @@ def test_two_processes_with_half_the_batch_are_one_with_the_whole(unbroken, reco
         assert figures[0] == pytest.approx(figures[1], rel=1e-3), name
 
 
-def test_pairs_are_shared_out_without_gaps_or_repeats():
-    whole = [k for batch in Batches(0, 5, 6) for k in batch]
-    parts = [list(Batches(0, 5, 3, rank, 2)) for rank in (0, 1)]
-    assert [k for a, b in zip(*parts, strict=True) for k in a + b] == whole == list(range(30))
-    assert [k for batch in Batches(3, 5, 6) for k in batch] == whole[18:]
-    assert len(Batches(3, 5, 6)) == 5
-
-
 def test_a_finished_or_started_run_is_not_overwritten(unbroken, recording, cache):
     before = (unbroken / "last.ckpt").read_bytes()
     with pytest.raises(ConfigError, match="holds a run already"):
@@ -220,18 +205,6 @@ def test_data_errors_come_before_training(cache, tmp_path):
         (tmp_path / "broken" / f"{k}.png").write_bytes(b"no picture")
     with pytest.raises(DataError, match="3 broken"):
         cli.main(["--data", str(tmp_path / "broken"), "--output", str(tmp_path / "run"), "--cache", str(cache)])
-
-
-def test_a_checkpoint_is_whole_or_the_old_one(tmp_path, monkeypatch):
-    target = tmp_path / "last.ckpt"
-    AtomicCheckpointIO().save_checkpoint({"global_step": 3}, target)
-    monkeypatch.setattr(torch, "save", lambda value, file: (file.write(b"half"), 1 / 0))
-    with pytest.raises(ZeroDivisionError):
-        AtomicCheckpointIO().save_checkpoint({"global_step": 4}, target)
-    assert steps_done(target) == 3
-    target.write_bytes(b"half")
-    with pytest.raises(CheckpointError, match="cannot be resumed"):
-        steps_done(target)
 
 
 def test_options_reach_every_value(tmp_path):
@@ -355,7 +328,7 @@ def test_a_dinov2_backbone_trains_its_adapter_only(recording, cache, tmp_path):
 
 
 def test_a_collapse_is_told(monkeypatch, caplog):
-    module = MatcherModule(load_model("embedded")[0], OptimiserConfig(), 10, ObjectiveConfig())
+    module = MatcherModule(load_model("embedded")[0], OptimiserConfig(), 10, ObjectiveConfig().make())
     for reached, told in ((0.5, False), (0.4, False), (0.1, True)):
         figures = SimpleNamespace(callback_metrics={"val_pck": torch.tensor(reached)})
         monkeypatch.setattr(MatcherModule, "trainer", figures)

@@ -10,8 +10,8 @@ from endomatch_ros.errors import DataError
 from endomatch_ros.models.checkpoints import read_metadata
 from endomatch_ros.training.config import TEST_SEEDS, TRAIN_SEEDS, VALIDATION_SEEDS, SyntheticConfig, TrainConfig
 from endomatch_ros.training.novel_view.pairs import NovelViewConfig, NovelViewPairs
+from endomatch_ros.training.objectives.config import ObjectiveConfig
 from endomatch_ros.training.objectives.losses import sample_map, soft_target_cross_entropy, symmetric_infonce
-from endomatch_ros.training.objectives.objective import ObjectiveConfig
 from endomatch_ros.training.pairs.crop import CropConfig
 from endomatch_ros.training.pairs.datasets import AugmentConfig, Pairs, ScenePairs
 from endomatch_ros.training.pairs.photometric import PhotometricConfig

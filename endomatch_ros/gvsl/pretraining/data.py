@@ -44,25 +44,21 @@ class _Cache(Generic[Key]):
 
 
 class DamagedPairs(Dataset[dict[str, Tensor]]):
-    """Random pairs; item ``k`` depends only on ``seed`` and ``k``, so a broken run that goes on sees the same data.
+    """Random pairs without end; item ``k`` depends only on ``seed`` and ``k``, so a resumed run sees the same data.
 
     An item holds ``moving`` (A, damaged), ``clean`` (A) and ``fixed`` (B), ``(C, *spatial)``, and ``clean_mask`` and
     ``fixed_mask``, ``(1, *spatial)``, 1 where the image is valid; all float32.
 
     Args:
         draw: images A and B of a pair.
-        length: number of pairs.
         seed: fixes the draw and the damage.
         config: of the damage.
     """
 
     def __init__(
-        self, draw: Callable[[np.random.Generator], tuple[Item, Item]], length: int, seed: int, config: DamageConfig
+        self, draw: Callable[[np.random.Generator], tuple[Item, Item]], seed: int, config: DamageConfig
     ) -> None:
-        self._draw, self._length, self._seed, self._config = draw, length, seed, config
-
-    def __len__(self) -> int:
-        return self._length
+        self._draw, self._seed, self._config = draw, seed, config
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         rng = np.random.default_rng([self._seed, index])

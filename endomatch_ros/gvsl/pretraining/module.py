@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
-import lightning
 import numpy as np
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from endomatch_ros.errors import ConfigError, check_ranges
+from endomatch_ros.fitting.module import FittedModule
+from endomatch_ros.fitting.schedule import scheduled, warmup, warmup_cosine
 from endomatch_ros.geometry.fields import folding_percent, warp
 from endomatch_ros.gvsl.losses import LossConfig, correlation_loss, gvsl_loss
 from endomatch_ros.gvsl.model import GvslModel
@@ -42,7 +42,7 @@ class OptimiserConfig:
             raise ConfigError(f"optimiser.decay={self.decay!r}: use none or cosine")
 
 
-class GvslModule(lightning.LightningModule):
+class GvslModule(FittedModule):
     """Trains a model; batches are those of :class:`endomatch_ros.gvsl.pretraining.data.DamagedPairs`.
 
     Args:
@@ -61,15 +61,8 @@ class GvslModule(lightning.LightningModule):
         """Loss of a batch of pairs."""
         output = self.model(batch["moving"], batch["fixed"], batch["clean"])
         parts = gvsl_loss(output, batch, self._loss)
-        if not bool(torch.isfinite(parts.total)):
-            raise ConfigError(
-                f"the loss is {float(parts.total.detach())} at step {self.global_step}: lower the learning rate, or "
-                "train in precision 32-true; last.ckpt holds the last good state"
-            )
-        self.log("loss", parts.total, prog_bar=True)
-        for name in ("similarity", "smoothness", "restoration"):
-            self.log(f"loss_{name}", getattr(parts, name).detach())
-        return parts.total
+        names = ("similarity", "smoothness", "restoration")
+        return self.checked(parts.total, {name: getattr(parts, name).detach() for name in names})
 
     def validation_step(self, batch: dict[str, Tensor], _: int) -> None:
         """Similarity of undamaged pairs before and after registration; with labels, their overlap."""
@@ -87,7 +80,7 @@ class GvslModule(lightning.LightningModule):
             warped = warp(batch["moving_labels"], field, "nearest")
             figures["val_dice"] = _dice(warped, batch["fixed_labels"])
             figures["val_dice_identity"] = _dice(batch["moving_labels"], batch["fixed_labels"])
-        self.log_dict(figures, batch_size=len(moving))
+        self.log_dict(figures, batch_size=len(moving), sync_dist=self.together)
 
     def _similarity(self, moving: Tensor, mask: Tensor, fixed: Tensor, inside: Tensor, field: Tensor) -> Tensor:
         valid = warp(mask, field, "nearest") * (inside > 0.5)
@@ -96,19 +89,14 @@ class GvslModule(lightning.LightningModule):
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Adam and the schedule."""
         optimiser = torch.optim.Adam(self.parameters(), lr=self._optimiser.learning_rate)
-        cosine, warmup = self._optimiser.decay == "cosine", self._optimiser.warmup
-
-        def factor(step: int) -> float:
-            if step < warmup:
-                return (step + 1) / warmup
-            progress = (step - warmup) / max(1, self._steps - warmup)
-            return 0.5 * (1 + math.cos(math.pi * min(1.0, progress))) if cosine else 1.0
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
-        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        rise = self._optimiser.warmup
+        return scheduled(
+            optimiser, warmup_cosine(rise, self._steps) if self._optimiser.decay == "cosine" else warmup(rise)
+        )
 
 
 def _dice(found: Tensor, true: Tensor) -> Tensor:
     """Mean over a batch's pairs of the mean over labels."""
     pairs = [(a.cpu().numpy(), b.cpu().numpy()) for a, b in zip(found, true, strict=True)]
-    return torch.tensor(np.mean([mean_dice(dice_per_label(a, b, present_labels(a, b))) for a, b in pairs]))
+    dice = [mean_dice(dice_per_label(a, b, present_labels(a, b))) for a, b in pairs]
+    return torch.tensor(np.mean(dice), device=found.device)

@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
-import logging
-import time
-import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning
-import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset
 
-from endomatch_ros import __version__
-from endomatch_ros.device import resolve_device
 from endomatch_ros.errors import ConfigError, check_ranges
-from endomatch_ros.fitting.checkpoint_io import AtomicCheckpointIO, steps_done
+from endomatch_ros.fitting.batches import Batches, processes, training_loader
+from endomatch_ros.fitting.monitor import Monitor
+from endomatch_ros.fitting.progress import TextProgress
+from endomatch_ros.fitting.run import Run, begin, fit, load_weights, make_trainer, versions
 from endomatch_ros.gvsl.checkpoint import save
 from endomatch_ros.gvsl.config import GvslConfig
 from endomatch_ros.gvsl.losses import LossConfig
@@ -32,7 +25,7 @@ from endomatch_ros.gvsl.pretraining.damage import DamageConfig
 from endomatch_ros.gvsl.pretraining.data import DamagedPairs
 from endomatch_ros.gvsl.pretraining.module import GvslModule, OptimiserConfig
 
-_SHOWN = ("loss", "val_similarity", "val_similarity_identity", "val_dice", "val_dice_identity", "val_folding_percent")
+_PRINTED = ("loss", "val_similarity", "val_similarity_identity", "val_dice", "val_dice_identity", "val_folding_percent")
 _MONITORED = {"similarity": "val_similarity", "dice": "val_dice"}
 
 
@@ -43,11 +36,11 @@ class PretrainConfig:
     Attributes:
         output: folder for model.safetensors, the resumable last.ckpt and the log.
         steps: optimiser steps; the paper takes 2·10⁵.
-        batch_size: pairs per step.
+        batch_size: pairs per step and process.
         seed: of weights and data.
         workers: data-loading processes; 0 loads in the training process.
         precision: Lightning's: 32-true, bf16-mixed, 16-mixed.
-        device: auto, cpu or cuda.
+        device: auto, cpu, cuda or cuda:N; under torchrun each process takes its own.
         validate_every: steps between validations; each is followed by a new last.ckpt.
         choose: which weights are written: the ``last`` ones, or those of the best validation by ``similarity``, or by
             ``dice``, which makes use of the validation subjects' labels.
@@ -78,20 +71,6 @@ class PretrainConfig:
             raise ConfigError(f"choose={self.choose!r}: use last, {' or '.join(_MONITORED)}")
 
 
-class _Stream(IterableDataset[dict[str, Tensor]]):
-    """Pairs from batch ``start`` on, without end, in the same order for any number of workers."""
-
-    def __init__(self, pairs: DamagedPairs, start: int, size: int) -> None:
-        self._pairs, self._start, self._size = pairs, start, size
-
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        # Workers are asked for batches in turn.
-        info = get_worker_info()
-        first, step = (0, 1) if info is None else (info.id, info.num_workers)
-        for batch in itertools.count(self._start + first, step):
-            yield from (self._pairs[batch * self._size + k] for k in range(self._size))
-
-
 class PretrainData(lightning.LightningDataModule):
     """The pairs of a run.
 
@@ -99,22 +78,27 @@ class PretrainData(lightning.LightningDataModule):
         config: the run.
         pairs: to train on.
         validation: undamaged pairs, None for a run without validation.
+        done: optimiser steps that an earlier, broken run has taken.
     """
 
     def __init__(
-        self, config: PretrainConfig, pairs: DamagedPairs, validation: Dataset[dict[str, Tensor]] | None = None
+        self,
+        config: PretrainConfig,
+        pairs: DamagedPairs,
+        validation: Dataset[dict[str, Tensor]] | None = None,
+        done: int = 0,
     ) -> None:
         super().__init__()
-        self._config, self._pairs, self._validation = config, pairs, validation
+        self._config, self._pairs, self._validation, self._done = config, pairs, validation, done
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
-        """The rest of the run: a resumed trainer knows by now how many steps are behind it."""
+        """The rest of the run."""
         c = self._config
-        stream = _Stream(self._pairs, self.trainer.global_step if self.trainer else 0, c.batch_size)
-        return DataLoader(stream, c.batch_size, num_workers=c.workers, persistent_workers=c.workers > 0)
+        batches = Batches(self._done, c.steps, c.batch_size, *processes(self.trainer))
+        return training_loader(self._pairs, batches, c.workers)
 
     def val_dataloader(self) -> DataLoader[dict[str, Tensor]] | list[Any]:
-        """The same pairs at every validation."""
+        """The same pairs at every validation, in every process."""
         return [] if self._validation is None else DataLoader(self._validation, 1)
 
 
@@ -139,27 +123,16 @@ def pretrain(
             number.
         CheckpointError: ``last.ckpt`` cannot be read.
     """
-    last = config.output / "last.ckpt"
-    if last.exists() and not resume:
-        raise ConfigError(f"{config.output} holds a run already: go on with --resume, or name another --output")
     _check_choice(config, validation)
-    if last.exists():
-        steps_done(last)  # raises where it cannot be read
-    _quieten()
-    lightning.seed_everything(config.seed, verbose=False)
+    done = begin(config.output, resume, config.seed)
     module = GvslModule(GvslModel(config.model), config.loss, config.optimiser, config.steps)
-    trainer = _trainer(config, validation is not None)
-    data = PretrainData(config, pairs, validation)
-    # weights_only: our own file, in our own output folder.
-    trainer.fit(module, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=False)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
-    trainer.save_checkpoint(last)  # the last validation may lie some steps back
-    chosen = _choose(config, module)
+    trainer = _trainer(config, validation is not None, done)
+    fit(trainer, module, PretrainData(config, pairs, validation, done), done)
     path = config.output / "model.safetensors"
-    versions = f"endomatch_ros {__version__}, torch {torch.__version__}"
-    facts = {"recipe": json.dumps(plain(config)), "validation": json.dumps(chosen), "versions": versions}
-    save(module.model, path, {**facts, **(notes or {})}, half=True)
+    if trainer.is_global_zero:
+        facts = {"recipe": json.dumps(plain(config)), "validation": json.dumps(_choose(config, module, trainer))}
+        save(module.model, path, {**facts, "versions": versions(), **(notes or {})}, half=True)
+    trainer.strategy.barrier("model written")
     return path
 
 
@@ -179,87 +152,24 @@ def _check_choice(config: PretrainConfig, validation: Dataset[dict[str, Tensor]]
         raise ConfigError("choose='dice' needs label maps of all validation subjects: use similarity or last")
 
 
-def _trainer(config: PretrainConfig, validated: bool) -> lightning.Trainer:
-    device = torch.device(resolve_device(config.device))
-    every = min(config.validate_every, config.steps)
-    last = ModelCheckpoint(
+def _trainer(config: PretrainConfig, validated: bool, done: int) -> lightning.Trainer:
+    run = Run(
         config.output,
-        filename="last",
-        every_n_train_steps=None if validated else every,
-        enable_version_counter=False,
+        config.steps,
+        config.device,
+        config.precision,
+        config.optimiser.clip,
+        config.validate_every,
+        validated,
+        best=None if config.choose == "last" else Monitor(_MONITORED[config.choose], "max"),
     )
-    callbacks: list[Callback] = [_Report(every)]
+    every = 0 if validated else min(config.validate_every, config.steps)
+    return make_trainer(run, done, [TextProgress(_PRINTED, digits=4, every=every, closing=True)])
+
+
+def _choose(config: PretrainConfig, module: GvslModule, trainer: lightning.Trainer) -> dict[str, float]:
+    """Give the module the chosen weights; returns the validation's last figures, or the step of the best one."""
     if config.choose != "last":
-        best = {"filename": "best", "monitor": _MONITORED[config.choose], "mode": "max"}
-        callbacks.append(ModelCheckpoint(config.output, enable_version_counter=False, **best))  # type: ignore[arg-type]
-    return lightning.Trainer(
-        max_steps=config.steps,
-        accelerator="gpu" if device.type == "cuda" else "cpu",
-        devices=[device.index or 0] if device.type == "cuda" else 1,
-        precision=config.precision,  # type: ignore[arg-type]
-        plugins=[AtomicCheckpointIO()],
-        gradient_clip_val=config.optimiser.clip or None,
-        callbacks=[*callbacks, last],  # the last one knows what the others have done
-        logger=CSVLogger(config.output, name="log"),
-        val_check_interval=every if validated else None,
-        limit_val_batches=None if validated else 0,
-        check_val_every_n_epoch=None,  # count steps, also in a resumed run
-        log_every_n_steps=max(1, min(10, config.steps // 10)),
-        num_sanity_val_steps=0,
-        default_root_dir=config.output,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-
-
-class _Report(Callback):
-    """Prints a line after each validation, or as often where there is none."""
-
-    def __init__(self, every: int) -> None:
-        self._every, self._start, self._first = every, 0.0, 0
-
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Start the clock."""
-        self._start, self._first = time.monotonic(), trainer.global_step
-
-    def on_train_batch_start(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """The line of the steps so far: by now their validation is over."""
-        if trainer.global_step > self._first and trainer.global_step % self._every == 0:
-            self._print(trainer)
-
-    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """The last line."""
-        self._print(trainer)
-
-    def _print(self, trainer: lightning.Trainer) -> None:
-        metrics = trainer.callback_metrics
-        figures = "  ".join(f"{name} {float(metrics[name]):.4f}" for name in _SHOWN if name in metrics)
-        taken = max(1, trainer.global_step - self._first)
-        left = (trainer.max_steps - trainer.global_step) * (time.monotonic() - self._start) / taken
-        print(f"step {trainer.global_step}/{trainer.max_steps}  {figures}  {left / 60:.0f} min left", flush=True)
-
-
-def _choose(config: PretrainConfig, module: GvslModule) -> dict[str, float]:
-    """Give the module the chosen weights; returns the validation's last figures."""
-    metrics = {name: round(float(v), 4) for name, v in module.trainer.callback_metrics.items() if "val_" in name}
-    if config.choose != "last":
-        state = torch.load(config.output / "best.ckpt", map_location="cpu", weights_only=False)
-        module.load_state_dict(state["state_dict"])
-        metrics = {"step": state["global_step"]}
-    return metrics
-
-
-def _quieten() -> None:
-    """Leave out what Lightning says to every run and no user can act upon."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    for message in (
-        "Checkpoint directory .* exists",
-        ".*not have many workers",
-        ".*dataloader is not resumable",  # the stream begins where the broken run was
-        ".*isinstance.treespec",
-        ".*smaller than the logging interval",
-        "Using a non-tuple sequence",  # MONAI's smoothness
-    ):
-        warnings.filterwarnings("ignore", message)
+        return {"step": load_weights(module, config.output / "best.ckpt")["global_step"]}
+    load_weights(module, config.output / "last.ckpt")
+    return {name: round(float(v), 4) for name, v in trainer.callback_metrics.items() if "val_" in name}

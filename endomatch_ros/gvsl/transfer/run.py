@@ -115,32 +115,19 @@ def transfer(
     if part not in ("validation", "test"):
         raise ConfigError(f"part {part!r}: measure on validation or test, not on what is learned from")
     initialisations, volumes = read_initialisations(checkpoints)
-    pool, measured = choose_subjects(folder, "train", split), choose_subjects(folder, part, split)
+    pool, measured = (choose_subjects(folder, name, split) for name in ("train", part))
     chosen = {(shots, seed): choose_shots(pool, shots, seed) for seed in range(config.seeds) for shots in config.shots}
     bench = _Bench(chosen, measured, volumes, torch.device(resolve_device(device)))
-    runs = []
-    for shots, seed in chosen:
-        for initialisation in initialisations:
-            runs.append(bench.run(initialisation, shots, seed, config.training))
-            progress(runs[-1])
+    runs = bench.run_all(initialisations, config.training, progress)
+    about = {"volumes": volumes.to_dict(), "part": part, "split": known_split(pool) if split == "auto" else split}
+    facts = {**bench.facts(initialisations), "train_subjects": len(pool), "checkpoints": dict(checkpoints), **about}
+    return {**_results(runs, initialisations), **asdict(config), **facts, "device": device}
+
+
+def _results(runs: Sequence[Run], initialisations: Sequence[Initialisation]) -> dict[str, Any]:
+    """The runs, and their summary against random weights where these are among them."""
     baseline = next((i.name for i in initialisations if i.source == SCRATCH), None)
-    seen = {i.name: sum(subject.name in i.pretrained_on for subject in measured) for i in initialisations}
-    return {
-        "results": summarise(runs, baseline),
-        "baseline": baseline,
-        "runs": [asdict(run) for run in runs],
-        **asdict(config),
-        "chosen": {f"{shots} shots, seed {seed}": [s.name for s in few] for (shots, seed), few in chosen.items()},
-        "labels": bench.labels,
-        "train_subjects": len(pool),
-        "measured_subjects": len(measured),
-        "measured_subjects_seen_in_pretraining": seen,
-        "checkpoints": dict(checkpoints),
-        "volumes": volumes.to_dict(),
-        "part": part,
-        "split": known_split(pool) if split == "auto" else split,
-        "device": device,
-    }
+    return {"results": summarise(runs, baseline), "baseline": baseline, "runs": [asdict(run) for run in runs]}
 
 
 class _Bench:
@@ -153,7 +140,7 @@ class _Bench:
         volumes: VolumeConfig,
         device: torch.device,
     ) -> None:
-        self._chosen, self._device = chosen, device
+        self._chosen, self._measured, self._device = chosen, measured, device
         self._cases = [_case(subject, volumes) for subject in measured]
         used = dict.fromkeys(subject for few in chosen.values() for subject in few)
         taught = present_labels(*(load_labelled(subject)[1].data for subject in used))
@@ -163,6 +150,31 @@ class _Bench:
         # A structure that no chosen volume shows cannot be found, but it counts.
         self.labels = sorted({*taught, *present_labels(*(case.labels for case in self._cases))})
         self._examples = {subject: _example(subject, volumes, self.labels) for subject in used}
+
+    def run_all(
+        self,
+        initialisations: Sequence[Initialisation],
+        training: SegmentationConfig,
+        progress: Callable[[Run], None],
+    ) -> list[Run]:
+        """A run of every initialisation for every choice of volumes and seed."""
+        runs = []
+        for shots, seed in self._chosen:
+            for initialisation in initialisations:
+                runs.append(self.run(initialisation, shots, seed, training))
+                progress(runs[-1])
+        return runs
+
+    def facts(self, initialisations: Sequence[Initialisation]) -> dict[str, Any]:
+        """What the runs learn from and are measured on, for JSON."""
+        seen = {i.name: sum(subject.name in i.pretrained_on for subject in self._measured) for i in initialisations}
+        chosen = {f"{shots} shots, seed {seed}": [s.name for s in few] for (shots, seed), few in self._chosen.items()}
+        return {
+            "chosen": chosen,
+            "labels": self.labels,
+            "measured_subjects": len(self._measured),
+            "measured_subjects_seen_in_pretraining": seen,
+        }
 
     def run(self, initialisation: Initialisation, shots: int, seed: int, training: SegmentationConfig) -> Run:
         """Train and measure one segmentation."""

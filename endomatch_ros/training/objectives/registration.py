@@ -6,16 +6,20 @@ could give an image back.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from endomatch_ros.errors import ConfigError, check_ranges
-from endomatch_ros.geometry.fields import resize_field, warp
+from endomatch_ros.fitting.monitor import Monitor
+from endomatch_ros.geometry.fields import folding_percent, resize_field, warp
 from endomatch_ros.geometry.warping import sample
+from endomatch_ros.gvsl.losses import LossConfig, correlation_loss, smoothness_loss
 from endomatch_ros.models import Descriptors, MatcherNetwork
+from endomatch_ros.models.network import dense_head
+from endomatch_ros.training.objectives.interface import DESCRIPTORS, Objective, Processes
 from endomatch_ros.training.objectives.losses import to_cells
 
 _GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601
@@ -52,12 +56,56 @@ class DenseConfig:
             raise ConfigError(f"objective.dense.window={self.window} is even: it needs a centre, use {self.window + 1}")
 
 
-def require_packages() -> None:
-    """Raise :class:`ConfigError` where the losses' packages are missing: before data are prepared, not after."""
-    try:
-        import endomatch_ros.gvsl.losses  # noqa: F401
-    except ImportError as error:
-        raise ConfigError(f'objective gvsl needs more packages ({error}): pip install "endomatch_ros[gvsl]"') from error
+@dataclass(frozen=True)
+class Registration(Objective):
+    """The head registers the pair; alone, or with the descriptors that it reads.
+
+    Attributes:
+        dense: the head's levels, weights, window and resolutions.
+    """
+
+    name = "gvsl"
+    monitor = Monitor("val_dense_error", "min")
+    printed = ("val_dense_error", "val_folding")
+    dense: DenseConfig
+
+    @property
+    def keeps_descriptors(self) -> bool:
+        """Only the head moves if it is trained alone."""
+        return self.dense.head_only
+
+    def prepare(self, network: MatcherNetwork) -> None:
+        """A network without a head gets one, which starts as the exact identity."""
+        if network.dense is None:
+            network.config = replace(network.config, dense_levels=self.dense.levels)
+            network.dense = dense_head(network.config, network.backbone.embed_dim)
+
+    def trains(self, network: MatcherNetwork) -> frozenset[str]:
+        """The head, and if it is not alone the descriptors."""
+        return frozenset({"dense"}) if self.keeps_descriptors else DESCRIPTORS | {"dense"}
+
+    def losses(
+        self,
+        network: MatcherNetwork,
+        first: Descriptors,
+        second: Descriptors,
+        batch: dict[str, Tensor],
+        processes: Processes,
+    ) -> dict[str, Tensor]:
+        """Those of :func:`dense_losses`."""
+        return dense_losses(network, first, second, batch, self.dense)
+
+    def figures(
+        self, network: MatcherNetwork, first: Descriptors, second: Descriptors, batch: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Median distance in pixels of the field, and of no motion, from the truth; share of the field that folds."""
+        field = network.register(first, second).field
+        led = dense_targets(field, batch["points0"], batch["image0"].shape[-1])
+        return {
+            "val_dense_error": (led - batch["points1"]).norm(dim=2).median(),
+            "val_dense_error_identity": (batch["points0"] - batch["points1"]).norm(dim=2).median(),
+            "val_folding": folding_percent(field).mean(),
+        }
 
 
 def dense_losses(
@@ -76,8 +124,6 @@ def dense_losses(
         config: weights, window and resolutions; with ``endpoint`` the batch also has ``points0``, ``points1``
             ``(B, K, 2)``.
     """
-    from endomatch_ros.gvsl.losses import LossConfig, correlation_loss, smoothness_loss  # MONAI takes seconds to import
-
     matching = network.register(_joined(first, second), _joined(second, first))
     images, views = ([batch[f"{name}{k}"] for k in "01"] for name in ("image", "view"))
     similarity = matching.field.new_zeros(())

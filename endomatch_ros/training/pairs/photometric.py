@@ -137,13 +137,18 @@ def jitter(
     # What the sensor had saturated would still be at this exposure, so it does not become grey or tinted.
     levels = exposed + _saturated(image)[..., None] * np.maximum(seen - exposed, 0)
     spoiled = hidden & (levels >= 254.5).all(axis=2) if shone else hidden
+    return _recorded(levels, config, rng), spoiled
+
+
+def _recorded(levels: Float, config: PhotometricConfig, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """What sensor and recorder make of light ``(H, W, 3)``, 255 being white: noise, whole numbers, compression."""
     if config.noise > 0:
         # Not clipped before: what is far above white stays white.
-        levels += rng.standard_normal(image.shape, dtype=np.float32) * np.float32(rng.uniform(0, config.noise))
+        levels = levels + rng.standard_normal(levels.shape, dtype=np.float32) * np.float32(rng.uniform(0, config.noise))
     out = np.clip(np.rint(levels), 0, 255).astype(np.uint8)
     if rng.random() < config.compression_probability:
         out = _compress(out, int(rng.integers(config.compression[0], config.compression[1] + 1)))
-    return out, spoiled
+    return out
 
 
 def _vignette(shape: tuple[int, ...], strength: float, rng: np.random.Generator) -> Float:

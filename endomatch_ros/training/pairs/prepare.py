@@ -136,19 +136,7 @@ def prepare_recordings(
     folder = cache / _key(name, config, resolution)
     manifest = folder / "manifest.json"
     if not manifest.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        sequences = open_sources(name, config.source, config.frames)
-        found = []
-        for number, sequence in enumerate(sequences):
-            try:
-                found.append(_prepare(sequence, f"{number:03d}", config, resolution, folder, device))
-            except DataError as error:
-                if len(sequences) == 1:
-                    raise
-                found.append({"files": [], "summary": [f"recording {number} left out: {error}"]})
-        part = folder / f"{os.getpid()}.part"
-        part.write_text(json.dumps(found, indent=1))
-        os.replace(part, manifest)
+        _prepare_all(name, config, resolution, manifest, device)
     recordings = json.loads(manifest.read_text())
     train: list[Path] = []
     validation: list[Path] = []
@@ -202,6 +190,24 @@ def choose_depth(config: RecordingConfig, frame: Frame, device: str = "cpu") -> 
         stereo = frame.partner is not None and frame.camera is not None
         name = "given" if known else "stereo" if stereo else "photometric"
     return make_provider(name, config.depth_weights, device)
+
+
+def _prepare_all(name: str, config: RecordingConfig, resolution: int, manifest: Path, device: str) -> None:
+    """Write the usable frames of all recordings beside the manifest, and then the manifest, which lists them."""
+    folder = manifest.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    sequences = open_sources(name, config.source, config.frames)
+    found = []
+    for number, sequence in enumerate(sequences):
+        try:
+            found.append(_prepare(sequence, f"{number:03d}", config, resolution, folder, device))
+        except DataError as error:
+            if len(sequences) == 1:
+                raise
+            found.append({"files": [], "summary": [f"recording {number} left out: {error}"]})
+    part = folder / f"{os.getpid()}.part"
+    part.write_text(json.dumps(found, indent=1))
+    os.replace(part, manifest)
 
 
 def _prepare(

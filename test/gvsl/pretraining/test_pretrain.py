@@ -32,7 +32,7 @@ from endomatch_ros.gvsl.pretraining.data import (
     prepare_frame,
 )
 from endomatch_ros.gvsl.pretraining.module import GvslModule, OptimiserConfig
-from endomatch_ros.gvsl.pretraining.pretrain import PretrainConfig, PretrainData, _Stream, pretrain
+from endomatch_ros.gvsl.pretraining.pretrain import PretrainConfig, PretrainData, pretrain
 from endomatch_ros.gvsl.registration import VOLUMES_NOTE, load_registrar
 from endomatch_ros.gvsl.subjects import find_subjects
 from endomatch_ros.gvsl.volumes import VolumeConfig
@@ -65,7 +65,7 @@ def subjects(folder):
 
 
 def pairs_of(subjects, seed=0, damage=None):
-    return DamagedPairs(VolumeDraw(subjects, VOLUMES), 100, seed, damage or DamageConfig())
+    return DamagedPairs(VolumeDraw(subjects, VOLUMES), seed, damage or DamageConfig())
 
 
 def config_for(output, **changes):
@@ -126,8 +126,8 @@ def test_workers_do_not_change_the_order(subjects):
         batches.append([next(loader)["moving"] for _ in range(4)])
     assert all(torch.equal(a, b) for a, b in zip(*batches, strict=True))
     assert not torch.equal(batches[0][0], batches[0][1])
-    late = next(iter(_Stream(pairs_of(subjects), 2, 3)))["moving"]
-    assert torch.equal(late, batches[0][2][0])
+    late = PretrainData(PretrainConfig("unused", batch_size=3), pairs_of(subjects), done=2)
+    assert torch.equal(next(iter(late.train_dataloader()))["moving"], batches[0][2])
 
 
 def test_validation_pairs_are_clean_and_labels_end_with_the_volume(subjects, tmp_path):

@@ -8,9 +8,10 @@ from torch.nn import functional
 from endomatch_ros.errors import ConfigError
 from endomatch_ros.models import Descriptors, MatcherNetwork, ModelConfig
 from endomatch_ros.models.backbones.registry import build_backbone
+from endomatch_ros.training.objectives.config import ObjectiveConfig
+from endomatch_ros.training.objectives.interface import Processes
 from endomatch_ros.training.objectives.losses import descriptor_distance, sample_map, triplet_loss, triplet_margin
 from endomatch_ros.training.objectives.mining import cells_in_view, hardest_elsewhere, hardest_in_image, spread_cells
-from endomatch_ros.training.objectives.objective import ObjectiveConfig, batch_losses
 
 
 def unit(*shape, seed=0):
@@ -107,6 +108,13 @@ def batch_of(count):
     points = (centres + 7.5).float().repeat(count, 1, 1)
     view = torch.ones(count, 1, 128, 128, dtype=torch.bool)
     return {"points0": points, "points1": points.clone(), "view0": view, "view1": view}
+
+
+def batch_losses(network, first, second, batch, config, rank=0, gather=None):
+    """Of the token grid and of the fine map."""
+    parts = config.make().losses(network, first, second, batch, Processes(rank, gather))
+    assert list(parts) == ["coarse", "fine"]
+    return tuple(parts.values())
 
 
 @pytest.mark.parametrize("kind", ["triplet", "infonce"])

@@ -2,35 +2,33 @@
 
 import json
 import math
+import os
+import subprocess
 import sys
+import textwrap
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import ROOT
 from safetensors.torch import load_file
+from support.pairs import SIZE, STRIDE, descriptors, make, pair, texture
+from support.recordings import write_pictures
 
 from endomatch_ros.errors import ConfigError
-from endomatch_ros.models import MatcherNetwork, ModelConfig, load_model, save_checkpoint
-from endomatch_ros.models.backbones.registry import build_backbone
+from endomatch_ros.models import MatcherNetwork, load_model, save_checkpoint
 from endomatch_ros.models.checkpoints import load_checkpoint, read_metadata
 from endomatch_ros.training import cli
 from endomatch_ros.training.config import SyntheticConfig, TrainConfig
 from endomatch_ros.training.module import MatcherModule, OptimiserConfig
-from endomatch_ros.training.objectives.objective import ObjectiveConfig
+from endomatch_ros.training.objectives.config import ObjectiveConfig
 from endomatch_ros.training.objectives.registration import DenseConfig, dense_losses, dense_targets, grey
 from endomatch_ros.training.pairs.crop import CropConfig
 from endomatch_ros.training.start import starting_network
 from endomatch_ros.training.train import train
 
-CONFIG = ModelConfig(embed_dim=32, depth=1, heads=2, stem_channels=16, fine_dim=8, dense_levels=2)
-STRIDE, SIZE = 4, (96, 128)  # pixels of a fine cell; height and width
 ONE_SCALE = DenseConfig(scales=1)
-
-
-def make(config=CONFIG) -> MatcherNetwork:
-    torch.manual_seed(0)
-    return MatcherNetwork(config, build_backbone(config))
 
 
 def shifting(rows: float, columns: float) -> MatcherNetwork:
@@ -42,32 +40,6 @@ def shifting(rows: float, columns: float) -> MatcherNetwork:
             [math.atanh(4 * rows / height), math.atanh(4 * columns / width)]
         )
     return network
-
-
-def texture(seed=0, smooth=5):
-    generator = torch.Generator().manual_seed(seed)
-    noise = torch.rand(1, 3, SIZE[0] + smooth - 1, SIZE[1] + smooth - 1, generator=generator)
-    values = torch.nn.functional.avg_pool2d(noise, smooth, 1)
-    return (255 * (values - values.min()) / (values.max() - values.min())).round().byte()
-
-
-def pair(rows=0, columns=0, smooth=5):
-    """An image, the same moved by so many pixels, and points that show the same in both."""
-    image, view = texture(smooth=smooth), torch.ones(1, 1, *SIZE, dtype=torch.bool)
-    y, x = torch.meshgrid(torch.arange(24, 72, 6.0), torch.arange(24, 104, 6.0), indexing="ij")
-    points = torch.stack([x.flatten(), y.flatten()], 1)[None]
-    return {
-        "image0": image,
-        "image1": torch.roll(image, (rows, columns), (2, 3)),
-        "view0": view,
-        "view1": view.clone(),
-        "points0": points,
-        "points1": points + torch.tensor([float(columns), float(rows)]),
-    }
-
-
-def descriptors(network, batch):
-    return [network(batch[name].float() / 255) for name in ("image0", "image1")]
 
 
 def losses(network, batch, config=ONE_SCALE):
@@ -143,7 +115,7 @@ def test_pixels_out_of_view_do_not_matter():
 
 
 def module_of(network, objective, unfreeze=False):
-    return MatcherModule(network, OptimiserConfig(), 10, objective, unfreeze)
+    return MatcherModule(network, OptimiserConfig(), 10, objective.make(), unfreeze)
 
 
 def moved(network):
@@ -221,10 +193,24 @@ def test_short_options(options, tmp_path):
     assert config.objective == ObjectiveConfig(kind="gvsl", dense=DenseConfig(head_only=True, levels=2))
 
 
-def test_missing_packages_are_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "endomatch_ros.gvsl.losses", None)
-    with pytest.raises(ConfigError, match=r"endomatch_ros\[gvsl\]"):
-        module_of(make(), ObjectiveConfig(kind="gvsl"))
+def test_a_run_needs_no_monai(tmp_path):
+    """In a process of its own, from which the package is barred: the head, its losses and the whole run do without."""
+    code = """
+        import sys
+        sys.modules["monai"] = None  # importing it is an ImportError
+        from endomatch_ros.cli import main
+        sys.exit(main(sys.argv[1:]))
+    """
+    recording = write_pictures(tmp_path, 4)
+    options = ["train", "--data", str(recording), f"--output={tmp_path / 'run'}", f"--cache={tmp_path / 'cache'}"]
+    options += ["--objective=gvsl", "--max-steps=1", "--batch-size=1", "--points=32", "--validation-pairs=1"]
+    options += ["--workers=0", "--crop.size=[128,96]", "--device=cpu"]
+    options += ["--recording.selection.sharpness=0", "--recording.validation_gap=0"]
+    command = [sys.executable, "-c", textwrap.dedent(code), *options]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert load_checkpoint(tmp_path / "run" / "model.safetensors").dense is not None
 
 
 def test_a_run_gets_a_head_or_loses_one_that_would_not_fit(tmp_path):
