@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 from sensor_msgs.msg import CameraInfo
-from support.ros import bench, pinhole, wait_until
+from support.fakes import pinhole
+from support.ros import bench, wait_until
 
 from endomatch_ros.ros.calibration import Calibration
 
