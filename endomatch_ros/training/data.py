@@ -35,7 +35,7 @@ class TrainingData(lightning.LightningDataModule):
         patch: pixels of the network's input a token stands for; the images are multiples of it.
 
     Attributes:
-        summary: what was found in the recordings, a line each; filled by :meth:`setup`.
+        summary: what was found in the recordings, one line each; filled by :meth:`setup`.
     """
 
     def __init__(self, config: TrainConfig, resolution: int, done: int = 0, patch: int = 1) -> None:
