@@ -21,7 +21,7 @@ from endomatch_ros.drawing import draw_flow
 from endomatch_ros.ros.messages.clouds import make_points, make_stereo_points, pack_cloud, pack_pose, with_covariance
 from endomatch_ros.ros.messages.images import to_compressed_message, to_message
 from endomatch_ros.ros.messages.markers import make_markers
-from endomatch_ros.ros.messages.verdict import error_values, failure_values, judge, pack_error
+from endomatch_ros.ros.messages.verdict import Figures, error_values, failure_values, judge, pack_error
 from endomatch_ros.ros.pipeline import Frame, Job, Pair
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class Outputs:
         if pair.covariance is not None:
             self._uncertain_pose.publish(with_covariance(message, pair.covariance))
 
-    def _publish_markers(self, pair: Pair, points: NDArray[Any], job: Job) -> None:
+    def _publish_markers(self, pair: Pair, points: NDArray[np.void], job: Job) -> None:
         if self._markers.get_subscription_count() > 0:
             settings, header = job.settings, job.message.header
             scale, limit = settings.ransac_threshold_px, settings.markers_max  # inliers end where the colours do
@@ -125,7 +125,7 @@ class Outputs:
                 make_markers(points, pair.reference_rays, header.stamp, header.frame_id, scale, limit)
             )
 
-    def _publish_picture(self, pair: Pair, job: Job, figures: dict[str, Any]) -> None:
+    def _publish_picture(self, pair: Pair, job: Job, figures: Figures) -> None:
         raw, jpeg = (publisher.get_subscription_count() > 0 for publisher in (self._picture, self._jpeg))
         if not (raw or jpeg):
             return

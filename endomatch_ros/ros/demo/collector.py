@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseStamped
 from numpy.typing import NDArray
@@ -30,7 +31,7 @@ class Answer:
         picture: ``~/visualization``, RGB uint8 ``(H, W, 3)``.
     """
 
-    points: NDArray[Any] | None = None
+    points: NDArray[np.void] | None = None
     frame_id: str = ""
     level: int | None = None
     message: str = ""

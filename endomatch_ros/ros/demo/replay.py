@@ -15,7 +15,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import rclpy
@@ -71,7 +70,7 @@ class Replay:
     diagnostics: dict[str, dict[str, str]]
 
 
-def replay(folder: Path, parameters: Mapping[str, Any], environment: Mapping[str, str], logs: Path) -> Replay:
+def replay(folder: Path, parameters: Mapping[str, object], environment: Mapping[str, str], logs: Path) -> Replay:
     """Stream the recording in ``folder`` through a node process.
 
     Args:

@@ -42,7 +42,7 @@ class Pair:
     """
 
     stamp: int
-    points: NDArray[Any]
+    points: NDArray[np.void]
     latency_ms: float
     error: NDArray[np.float64]
     identity_error: NDArray[np.float64]

@@ -20,6 +20,7 @@ from sensor_msgs.msg import PointCloud2, PointField
 
 from endomatch_ros.data.clouds import CLOUD_DTYPE, POINT_FIELD_TYPES, STEREO_DTYPE, unpack_cloud
 from endomatch_ros.errors import DataError
+from endomatch_ros.matching.types import Matches
 from endomatch_ros.ros.messages.images import byte_array
 
 __all__ = [
@@ -52,11 +53,11 @@ def ns_to_stamp(nanoseconds: int) -> Time:
 
 
 def make_points(
-    matches: Any,
+    matches: Matches,
     error: NDArray[np.float64],
     inliers: NDArray[np.bool_],
     rays: NDArray[np.float64] | None,
-) -> NDArray[Any]:
+) -> NDArray[np.void]:
     """Assemble the structured array of ``~/correspondences``.
 
     Args:
@@ -68,6 +69,8 @@ def make_points(
     Returns:
         ``(N,)`` of :data:`CLOUD_DTYPE`.
     """
+    start, end = matches.stamp0, matches.stamp1
+    assert not (start is None or end is None)  # the node gives both
     points = np.zeros(len(matches), CLOUD_DTYPE)
     for axis, name in enumerate("xyz"):
         points[name] = np.nan if rays is None else rays[:, axis]
@@ -77,13 +80,13 @@ def make_points(
     points["epipolar_error"] = error
     points["inlier"] = inliers
     points["track_id"] = matches.track_ids
-    points["dt"] = (matches.stamp1 - matches.stamp0) / NANOSECONDS
+    points["dt"] = (end - start) / NANOSECONDS
     return points
 
 
 def make_stereo_points(
-    positions: NDArray[np.float64], matches: Any, error: NDArray[np.float64], image: NDArray[np.uint8]
-) -> NDArray[Any]:
+    positions: NDArray[np.float64], matches: Matches, error: NDArray[np.float64], image: NDArray[np.uint8]
+) -> NDArray[np.void]:
     """Assemble the structured array of ``~/stereo/points``.
 
     Args:
@@ -107,7 +110,7 @@ def make_stereo_points(
     return points
 
 
-def pack_cloud(points: NDArray[Any], stamp: Time, frame_id: str) -> PointCloud2:
+def pack_cloud(points: NDArray[np.void], stamp: Time, frame_id: str) -> PointCloud2:
     """Make a PointCloud2 (height 1) from a structured array; the inverse of :func:`unpack_cloud`.
 
     Args:
@@ -128,8 +131,8 @@ def pack_cloud(points: NDArray[Any], stamp: Time, frame_id: str) -> PointCloud2:
     return cloud
 
 
-def _point_fields(dtype: np.dtype[Any]) -> list[PointField]:
-    fields: Mapping[str, Any] = dtype.fields or {}
+def _point_fields(dtype: np.dtype[np.void]) -> list[PointField]:
+    fields: Mapping[str, tuple[Any, ...]] = dtype.fields or {}
     foreign = [
         name
         for name, (kind, *_) in fields.items()
@@ -146,7 +149,9 @@ def _point_fields(dtype: np.dtype[Any]) -> list[PointField]:
     ]
 
 
-def make_status(name: str, level: bytes, message: str, hardware_id: str, values: Mapping[str, Any]) -> DiagnosticStatus:
+def make_status(
+    name: str, level: bytes, message: str, hardware_id: str, values: Mapping[str, object]
+) -> DiagnosticStatus:
     """Make a DiagnosticStatus; lists become comma-separated numbers."""
     pairs = [KeyValue(key=key, value=_text(value)) for key, value in values.items()]
     return DiagnosticStatus(name=name, level=level, message=message, hardware_id=hardware_id, values=pairs)
@@ -195,5 +200,5 @@ def _quaternion(rotation: NDArray[np.floating]) -> tuple[float, float, float, fl
     return float(x), float(y), float(z), float(np.cos(angle / 2))
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     return ", ".join(repr(item) for item in value) if isinstance(value, list) else str(value)

@@ -79,7 +79,7 @@ def to_compressed_message(image: RGB, stamp: Time, frame_id: str, quality: int =
     return message
 
 
-def byte_array(values: NDArray[Any]) -> array.array[int]:
+def byte_array(values: NDArray[np.generic]) -> array.array[int]:
     """The array's bytes as ``array.array('B')``: rclpy takes that as it is, a numpy array it checks value by value."""
     result = array.array("B")
     result.frombytes(np.ascontiguousarray(values).tobytes())

@@ -7,8 +7,6 @@ the overlay draws them, up to the lens's distortion. Colours are the overlay's, 
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from builtin_interfaces.msg import Duration, Time
 from geometry_msgs.msg import Point
@@ -30,7 +28,7 @@ _MATCHES, _OUTLIERS, _FIGURES = NAMESPACES
 
 
 def make_markers(
-    points: NDArray[Any],
+    points: NDArray[np.void],
     reference_rays: NDArray[np.floating] | None,
     stamp: Time,
     frame_id: str,
@@ -118,7 +116,7 @@ def _segments(
     return [lines, dots]
 
 
-def _text(template: _Template, points: NDArray[Any], ends: NDArray[np.float64]) -> Marker:
+def _text(template: _Template, points: NDArray[np.void], ends: NDArray[np.float64]) -> Marker:
     """The figures in words, above the lines."""
     known = points["epipolar_error"][np.isfinite(points["epipolar_error"])]
     words = [f"{len(points)} matches"]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 from builtin_interfaces.msg import Time
@@ -12,6 +11,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from numpy.typing import NDArray
 
 from endomatch_ros import settings
+from endomatch_ros.matching.types import Matches, Stamp
 from endomatch_ros.ros.messages.clouds import NANOSECONDS, make_status
 from endomatch_ros.settings import setting
 
@@ -37,9 +37,29 @@ class Limits:
         settings.check(self)
 
 
+class Figures(TypedDict):
+    """The values of ``~/epipolar_error``; ``reference_stamp`` is in seconds, empty without a reference."""
+
+    matches: int
+    inliers: int
+    inlier_ratio: float
+    mean_px: float
+    median_px: float
+    p95_px: float
+    rms_px: float
+    coverage: float
+    model: str
+    matrix: list[float]
+    reference_stamp: str
+
+
 def error_values(
-    matches: Any, error: NDArray[np.float64], inliers: NDArray[np.bool_], model: str, matrix: NDArray[np.float64] | None
-) -> dict[str, Any]:
+    matches: Matches,
+    error: NDArray[np.float64],
+    inliers: NDArray[np.bool_],
+    model: str,
+    matrix: NDArray[np.float64] | None,
+) -> Figures:
     """The figures of ``~/epipolar_error`` (see the package's documentation for each).
 
     ``mean_px``, ``median_px``, ``p95_px`` and ``rms_px`` are over all matches whose error is defined, outliers too, so
@@ -47,7 +67,7 @@ def error_values(
     """
     known = error[np.isfinite(error)]
     count = len(matches)
-    figures: dict[str, Any] = {
+    return {
         "matches": count,
         "inliers": int(inliers.sum()),
         "inlier_ratio": float(inliers.mean()) if count else 0.0,
@@ -60,17 +80,18 @@ def error_values(
         "matrix": [] if matrix is None else [float(value) for value in matrix.ravel()],
         "reference_stamp": _seconds(matches.stamp0),
     }
-    return figures
 
 
-def failure_values() -> dict[str, Any]:
+def failure_values() -> Figures:
     """The same keys as :func:`error_values` where no matching took place."""
-    figures = dict.fromkeys(("mean_px", "median_px", "p95_px", "rms_px"), np.nan)
     return {
         "matches": 0,
         "inliers": 0,
         "inlier_ratio": 0.0,
-        **figures,
+        "mean_px": np.nan,
+        "median_px": np.nan,
+        "p95_px": np.nan,
+        "rms_px": np.nan,
         "coverage": 0.0,
         "model": "none",
         "matrix": [],
@@ -78,7 +99,7 @@ def failure_values() -> dict[str, Any]:
     }
 
 
-def judge(figures: Mapping[str, Any], limits: Limits, reason: str = "", still: bool = False) -> tuple[bytes, str]:
+def judge(figures: Figures, limits: Limits, reason: str = "", still: bool = False) -> tuple[bytes, str]:
     """Level and message of ``~/epipolar_error``.
 
     Args:
@@ -106,7 +127,7 @@ def judge(figures: Mapping[str, Any], limits: Limits, reason: str = "", still: b
 
 
 def pack_error(
-    figures: Mapping[str, Any], level: bytes, message: str, stamp: Time, frame_id: str, name: str, hardware_id: str
+    figures: Figures, level: bytes, message: str, stamp: Time, frame_id: str, name: str, hardware_id: str
 ) -> DiagnosticArray:
     """Make the ``~/epipolar_error`` message: one status with every figure as text, floats with full precision."""
     status = make_status(name, level, message, hardware_id, figures)
@@ -115,5 +136,6 @@ def pack_error(
     return array
 
 
-def _seconds(nanoseconds: int) -> str:
+def _seconds(nanoseconds: Stamp) -> str:
+    assert isinstance(nanoseconds, int)  # the node's stamps are
     return f"{nanoseconds // NANOSECONDS}.{nanoseconds % NANOSECONDS:09d}"

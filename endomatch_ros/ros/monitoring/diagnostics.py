@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from endomatch_ros.matching.interface import FrameMatcher
     from endomatch_ros.ros.monitoring.statistics import Snapshot
 
+_Cause = TypeVar("_Cause", bound=str)
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 
 
@@ -119,7 +120,7 @@ def _processing_status(name: str, source: Source, condition: Condition) -> Diagn
     if source.faults:
         level = WARN
         message = f"{source.faults} frames failed since the last report; the last one: {snapshot.problem}"
-    values: dict[str, Any] = {"answered": snapshot.answered, "calibration": source.calibration}
+    values: dict[str, object] = {"answered": snapshot.answered, "calibration": source.calibration}
     for label, figures in (("latency", snapshot.latency), ("stamp_latency", snapshot.stamp_latency)):
         values |= _figures(label, ("p50_ms", "p95_ms", "p99_ms"), figures)
     for stage, figures in snapshot.stages.items():
@@ -189,7 +190,7 @@ def _figures(label: str, which: Sequence[str], figures: Sequence[float] | None) 
     return {f"{label}_{name}": _rounded(figures[index] if figures else None) for index, name in enumerate(which)}
 
 
-def _counts(prefix: str, causes: Iterable[str], counts: Mapping[Any, int]) -> dict[str, int]:
+def _counts(prefix: str, causes: Iterable[str], counts: Mapping[_Cause, int]) -> dict[str, int]:
     """Counts by key. Every cause is always listed, so that a monitor finds the key before the first drop."""
     return {f"{prefix}_{cause}": count for cause, count in (dict.fromkeys(causes, 0) | dict(counts)).items()}
 
