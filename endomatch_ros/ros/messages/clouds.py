@@ -70,7 +70,8 @@ def make_points(
         ``(N,)`` of :data:`CLOUD_DTYPE`.
     """
     start, end = matches.stamp0, matches.stamp1
-    assert not (start is None or end is None)  # the node gives both
+    assert start is not None  # the node gives both
+    assert end is not None
     points = np.zeros(len(matches), CLOUD_DTYPE)
     for axis, name in enumerate("xyz"):
         points[name] = np.nan if rays is None else rays[:, axis]
