@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
+from support.recordings import write_scared, write_sfm
 
 from endomatch_ros.data.frames import Frame, FrameSequence, landmarks_of, partners_of, scene_of
 from endomatch_ros.data.readers.bag_images import BagImages
@@ -76,33 +77,6 @@ def write_bag(folder: Path, plugin: StoragePlugin = StoragePlugin.MCAP, topics: 
                 )
                 data = bytes(STORE.serialize_cdr(image, "sensor_msgs/msg/Image"))
                 writer.write(connection, (100 + k) * 10**9, data)
-    return folder
-
-
-def write_sfm(folder: Path) -> Path:
-    folder.mkdir()
-    cv2.imwrite(str(folder / "00000001.jpg"), picture(90))
-    cv2.imwrite(str(folder / "undistorted_mask.bmp"), picture(255)[..., 0])
-    (folder / "camera_intrinsics_per_view").write_text("50\n51\n31\n24\n")
-    pose = "{position: {x: 0, y: 0, z: 0}, orientation: {x: 0, y: 0, z: 0, w: 1}}"
-    (folder / "motion.yaml").write_text(f"poses[]:\n  poses[0]: {pose}\n")
-    header = (
-        "ply\nformat ascii 1.0\nelement vertex 1\nproperty float x\nproperty float y\nproperty float z\nend_header\n"
-    )
-    (folder / "structure.ply").write_text(header + "0 0 5\n")
-    (folder / "view_indexes_per_point").write_text("-1\n1\n")
-    return folder
-
-
-def write_scared(folder: Path) -> Path:
-    folder.mkdir(parents=True)
-    cv2.imwrite(str(folder / "Left_Image.png"), picture(77))
-    storage = cv2.FileStorage(str(folder / "endoscope_calibration.yaml"), cv2.FILE_STORAGE_WRITE)
-    for name, value in {"M1": np.diag([9.0, 9, 1]), "M2": np.diag([9.0, 9, 1]), "R": np.eye(3)}.items():
-        storage.write(name, value)
-    for name, value in {"D1": np.zeros((1, 5)), "D2": np.zeros((1, 5)), "T": np.ones((3, 1))}.items():
-        storage.write(name, value)
-    storage.release()
     return folder
 
 

@@ -8,14 +8,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from support import bags, scared, videos
+from support import bags, recordings, videos
 
 from endomatch_ros.data.frames import Frame
 from endomatch_ros.data.readers.interface import Fit, Reader, SourceOptions
 from endomatch_ros.data.readers.registry import READERS
 from endomatch_ros.data.sources import KINDS, open_sequence, open_sources
 from endomatch_ros.errors import ConfigError, EndomatchError
-from endomatch_ros.geometry.camera import Camera
 
 
 def write_pictures(folder: Path) -> str:
@@ -25,35 +24,14 @@ def write_pictures(folder: Path) -> str:
     return str(folder)
 
 
-def write_sfm(folder: Path) -> str:
-    folder.mkdir()
-    for number in (1, 2):
-        cv2.imwrite(str(folder / f"{number:08d}.jpg"), np.full((48, 64, 3), 40 * number, np.uint8))
-    cv2.imwrite(str(folder / "undistorted_mask.bmp"), np.full((48, 64), 255, np.uint8))
-    (folder / "camera_intrinsics_per_view").write_text("50\n51\n31\n24\n")
-    pose = "{position: {x: 0, y: 0, z: 0}, orientation: {x: 0, y: 0, z: 0, w: 1}}"
-    (folder / "motion.yaml").write_text(f"poses[]:\n  poses[0]: {pose}\n  poses[1]: {pose}\n")
-    names = "".join(f"property float {axis}\n" for axis in "xyz")
-    (folder / "structure.ply").write_text(f"ply\nformat ascii 1.0\nelement vertex 1\n{names}end_header\n0 0 5\n")
-    (folder / "view_indexes_per_point").write_text("-1\n1\n2\n")
-    return str(folder)
-
-
-def write_scared(folder: Path) -> str:
-    image, depth = np.full((48, 64, 3), 90, np.uint8), np.full((48, 64), 0.05, np.float32)
-    camera = Camera(np.diag([70.0, 70.0, 1.0]), np.zeros(5), "plumb_bob", (64, 48))
-    scared.write_still(folder, Frame(image, 0.0, 0, camera=camera, depth=depth))
-    return str(folder)
-
-
 # A small recording of each kind, made in a folder that does not exist yet; a new reader adds its own.
 MAKERS: dict[str, Callable[[Path], str]] = {
     "synthetic": lambda folder: "synthetic:3,cavity",
     "images": write_pictures,
     "video": lambda folder: str(videos.write_video(folder.with_suffix(".avi"), "MJPG")),
     "bag": lambda folder: str(bags.write(folder, bags.camera_messages())),
-    "sfm": write_sfm,
-    "scared": write_scared,
+    "sfm": lambda folder: str(recordings.write_sfm(folder, (40, 80))),
+    "scared": lambda folder: str(recordings.write_scared(folder)),
 }
 
 
