@@ -9,6 +9,9 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +48,17 @@ def members(kind: type) -> dict[str, str]:
     return out
 
 
+def settled(look: Callable[[], dict[str, Any]], quiet: float = 0.5) -> dict[str, Any]:
+    """What ``look`` gives once it has not changed for a while: what others know of a node grows by and by."""
+    found, since, pause = look(), time.monotonic(), threading.Event()
+    end = since + 20
+    while (time.monotonic() - since < quiet or not all(found.values())) and time.monotonic() < end:
+        pause.wait(0.05)
+        if look() != found:
+            found, since = look(), time.monotonic()
+    return found
+
+
 def test_python() -> None:
     classes = {name: getattr(endomatch_ros, name) for name in endomatch_ros.__all__}
     found = {
@@ -65,27 +79,30 @@ def test_ros() -> None:
 
     from endomatch_ros.ros.messages.verdict import failure_values
 
+    def graph(node: Any) -> dict[str, dict[str, str]]:
+        """Topics and services of the node with their types, as others see them, without those of every node."""
+        ends = {
+            "publishes": node.get_publisher_names_and_types_by_node("endomatch", "/"),
+            "subscribes": node.get_subscriber_names_and_types_by_node("endomatch", "/"),
+            "services": node.get_service_names_and_types_by_node("endomatch", "/"),
+        }
+        return {
+            kind: {
+                name: types[0]
+                for name, types in found
+                if name.rpartition("/")[2] not in STANDARD and "parameter" not in name and "type_desc" not in name
+            }
+            for kind, found in ends.items()
+        }
+
     with bench() as current:
         node, client = current.node, current.client
-        asked = (node.get_name(), node.get_namespace())
         wait_until(lambda: client.diagnostics("processing"), "a report")
-        ends = {
-            "publishes": client.node.get_publisher_names_and_types_by_node(*asked),
-            "subscribes": client.node.get_subscriber_names_and_types_by_node(*asked),
-            "services": client.node.get_service_names_and_types_by_node(*asked),
-        }
         status = {part: sorted(client.diagnostics(part)[1]) for part in ("input", "processing", "model")}
         parameters = {
             name: str(node.describe_parameter(name).type)
             for name in sorted(node._parameters)
             if not name.startswith(("qos_overrides", "start_type_description"))
         }
-    own = {
-        kind: {
-            name: types[0]
-            for name, types in found
-            if name.rpartition("/")[2] not in STANDARD and "parameter" not in name and "type_description" not in name
-        }
-        for kind, found in ends.items()
-    }
+        own = settled(lambda: graph(client.node))
     hold("ros", {**own, "parameters": parameters, "diagnostics": status, "epipolar_error": list(failure_values())})
