@@ -202,15 +202,16 @@ def _reader(name: str, kind: str | None) -> Reader:
     best = max(fits.values())
     found = [READERS[each] for each, fit in fits.items() if fit is best]
     if best is Fit.NO:
-        raise DataError(f"{_not_found(name)}; a source may be {', '.join(reader.help for reader in found)}")
+        what = "nothing that can be read" if kind is None else f"no {READERS[kind].plural}"
+        raise DataError(f"{_not_found(name, what)}; a source may be {', '.join(r.help for r in found)}")
     if best is Fit.FILES and len(found) > 1:
         kinds = " and ".join(reader.plural for reader in found)
         raise DataError(f"{name} holds {kinds}: name a file, or a folder of one kind")
     return found[0]
 
 
-def _not_found(name: str) -> str:
+def _not_found(name: str, what: str) -> str:
     path = Path(name)
     if path.is_dir():
-        return f"the folder {name} holds nothing that can be read"
-    return f"{name} is nothing that can be read" if path.exists() else f"there is no file or folder {name}"
+        return f"the folder {name} holds {what}"
+    return f"{name} is {what}" if path.exists() else f"there is no file or folder {name}"

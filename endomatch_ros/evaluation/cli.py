@@ -37,7 +37,7 @@ _PROTOCOLS = "\n".join(
 _EPILOG = f"""\
 {textwrap.fill(f"SOURCE is {KINDS}.", 100)}
 Epipolar and pose errors need recordings with camera poses; end-point errors need synthetic scenes, SfM
-recordings or depth (SCARED); counts and times need nothing.
+recordings or frames with depth and pose; counts and times need nothing.
 
 {textwrap.fill(_METHODS, 100)}
 

@@ -1,1 +1,1 @@
-"""What reads recordings: pictures, videos, bags, SCARED, structure from motion; one module per kind."""
+"""What reads recordings: one module per kind, all of them listed in ``registry``."""
