@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from endomatch_ros.data.frames import Frame
 
 _BASELINE_M = 0.004  # about that of a stereo laparoscope
+_UNPAIRED = 300  # frames to pass over at the start of a stereo recording, where one camera may begin late
 _OWN = ("rate", "stereo")  # options of a source that mean something else here
 
 
@@ -135,12 +136,16 @@ def endless_scene(seed: int, size: tuple[int, int], rate: float, baseline: float
 
 
 def with_partners(frames: Iterable[Frame]) -> Iterator[Frame]:
-    """The frames that have a stereo partner; raises :class:`DataError` if the first one has none."""
-    for number, frame in enumerate(frames):
+    """The frames that have a stereo partner; raises :class:`DataError` if none of the first ones has."""
+    paired = False
+    for number, frame in enumerate(frames, 1):
         if frame.partner is not None:
+            paired = True
             yield frame
-        elif number == 0:
-            raise DataError("the source has no second camera: leave --stereo out, or name --partner-topic of a bag")
+        elif number == _UNPAIRED and not paired:
+            break
+    if not paired:
+        raise DataError("the source has no second camera: leave --stereo out, or name --partner-topic of a bag")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -183,7 +188,7 @@ def _frames(args: argparse.Namespace) -> Iterator[Frame]:
         return endless_scene(args.seed, size, args.rate, _BASELINE_M if args.stereo else 0.0)
     if args.path is None:
         raise DataError(f"source {source!r} needs the path of a recording")
-    options = replace(source_options(args, _OWN), rate=args.stamp_rate or args.rate)
+    options = replace(source_options(args, _OWN), rate=args.rate if args.stamp_rate is None else args.stamp_rate)
     frames = open_sequence(args.path, options, args.frames, None if source == "auto" else source)
     if args.stereo:
         found = with_partners(frames)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 
 import cv2
 import numpy as np
@@ -70,7 +71,27 @@ def test_a_source_that_cannot_be_is_an_error_before_anything_is_sent(tmp_path, a
 def test_frames_without_partner_are_passed_over_in_stereo():
     image, camera = np.zeros((48, 64, 3), np.uint8), Camera(np.eye(3), np.zeros(5), "plumb_bob", (64, 48))
     whole = Frame(image, 0.0, 0, partner=StereoPartner(image, camera, np.eye(4)))
-    assert len(list(publisher.with_partners([whole, Frame(image, 1.0, 1), whole]))) == 2
+    alone = Frame(image, 1.0, 1)
+    assert list(publisher.with_partners([whole, alone, whole])) == [whole, whole]
+    assert list(publisher.with_partners([alone, alone, whole])) == [whole]
+    for without in ([], [alone], itertools.repeat(alone)):
+        with pytest.raises(DataError, match="no second camera"):
+            next(publisher.with_partners(without))
+
+
+def test_a_stereo_bag_whose_second_camera_begins_late_can_be_published(tmp_path):
+    right = bags.camera_messages("right", numbers=(2, 3, 5), translation=-0.4, seed=50)
+    bag = bags.write(tmp_path / "bag", bags.in_order(bags.camera_messages("left"), right))
+    topics = ["--image-topic", "/left/image_raw", "--partner-topic", "/right/image_raw"]
+    found = frames("--stereo", str(bag), *topics)
+    assert [frame.index for frame in found] == [2, 3, 5]
+    assert all(np.array_equal(frame.partner.image, bags.picture(frame.index + 50)) for frame in found)
+
+
+def test_stamps_need_a_rate(tmp_path):
+    cv2.imwrite(str(tmp_path / "1.png"), np.zeros((48, 64, 3), np.uint8))
+    with pytest.raises(ConfigError, match="rate 0"):
+        frames(str(tmp_path), "--stamp-rate", "0")
 
 
 def test_a_mask_is_bright_inside_the_view_as_everywhere(tmp_path):
