@@ -10,6 +10,7 @@ the parameters of the node and the tables of the documentation are made from it.
 
 from __future__ import annotations
 
+import inspect
 from argparse import ArgumentParser, BooleanOptionalAction
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import Field, dataclass, field, fields, replace
@@ -26,6 +27,7 @@ OWN = "model"
 """What a user of the node writes for the model's own value of a setting, whatever its type."""
 
 _T = TypeVar("_T", bound=Value)
+_C = TypeVar("_C", bound="Configuration")
 _KEY = "setting"
 _READERS: dict[type, tuple[Callable[[str], Scalar], str]] = {
     bool: (lambda text: {"true": True, "false": False}[text.lower()], "true or false"),
@@ -135,6 +137,16 @@ def setting(
 def declared(config: type[Configuration]) -> Mapping[str, Declaration]:
     """The settings of a dataclass by name, in order; fields without a declaration are left out."""
     return {f.name: replace(f.metadata[_KEY], name=f.name) for f in fields(config) if _KEY in f.metadata}
+
+
+def documented(config: type[_C]) -> type[_C]:
+    """A class decorator above ``@dataclass``: the declarations become the ``Attributes`` of the class's docstring."""
+    lines = [
+        f"    {name}: {spec.text}" + ("" if spec.low is None else f" Range: {spec.allowed}.")
+        for name, spec in declared(config).items()
+    ]
+    config.__doc__ = "\n".join([inspect.cleandoc(config.__doc__ or ""), "", "Attributes:", *lines])
+    return config
 
 
 def check(config: Configuration) -> None:

@@ -125,3 +125,11 @@ def test_declarations_need_neither_torch_nor_ros():
     code = "import sys, endomatch_ros.matching.config, endomatch_ros.matching.keyframes\n"
     code += "sys.exit(bool({'torch', 'cv2', 'rclpy', 'numpy'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=False).returncode == 0
+
+
+def test_the_docstring_tells_every_setting():
+    text = MatcherConfig.__doc__
+    assert text.startswith("Settings of")
+    attributes = text.split("Attributes:\n")[1].splitlines()
+    assert [line.split(":")[0].strip() for line in attributes] == list(declared(MatcherConfig))
+    assert attributes[0].endswith("Range: 64 to 4096.")

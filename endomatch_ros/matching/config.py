@@ -11,6 +11,7 @@ from endomatch_ros.matching import refiners
 from endomatch_ros.settings import Scalar, setting
 
 
+@settings.documented
 @dataclass(frozen=True)
 class MatcherConfig:
     """Settings of :class:`~endomatch_ros.matching.Matcher`; raises :class:`ConfigError` for a value out of range.

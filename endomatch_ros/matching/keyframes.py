@@ -13,6 +13,7 @@ Due = Literal["", "lost", "overlap", "inliers"]
 """Why a new keyframe is due; empty: it is not."""
 
 
+@settings.documented
 @dataclass(frozen=True)
 class KeyframeRules:
     """What a keyframe must still offer; raises :class:`ConfigError` for a value out of range."""
