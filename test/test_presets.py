@@ -13,7 +13,7 @@ from endomatch_ros.models import PRESETS, load_model
 
 LISTED = ", ".join(PRESETS)
 CARD = ROOT / "docs" / "model_card.md"
-LICENCES = {"apache-2.0": "Apache-2.0", "dinov3-license": "DINOv3 licence"}
+LICENCES = {"apache-2.0": "Apache-2.0", "dinov3-license": "DINOv3 licence", "mit": "MIT"}
 
 
 @pytest.mark.parametrize("command", ["match", "info", "evaluate", "train"])

@@ -213,7 +213,7 @@ def test_unknown_names_and_missing_files():
         load_model("dinov2-small", backbone_weights="nowhere.bin")
     with pytest.raises(ConfigError, match=r"timm .* has no backbone 'vit_of_nobody'"):
         build_backbone(ModelConfig(backbone="vit_of_nobody"))
-    with pytest.raises(ConfigError, match="only timm Vision Transformers"):
+    with pytest.raises(ConfigError, match="does not serve: it needs one token per patch"):
         build_backbone(ModelConfig(backbone="convnext_atto"))
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import timm
 from huggingface_hub import try_to_load_from_cache
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
+from torch import nn
 
 from endomatch_ros.errors import CheckpointError
 
@@ -19,12 +20,19 @@ def timm_home(name: str) -> str | None:
 
 
 def timm_model(name: str, pretrained: bool, weights: Path | None) -> VisionTransformer | Eva:
-    """One of timm's models for images of any size, without a classifier.
+    """One of timm's Transformers for images of any size, without a classifier; the rest as :func:`timm_module`."""
+    model = timm_module(name, pretrained, weights, num_classes=0, dynamic_img_size=True)
+    return cast(VisionTransformer | Eva, model)
+
+
+def timm_module(name: str, pretrained: bool, weights: Path | None, **options: Any) -> nn.Module:
+    """One of timm's models, whatever it is.
 
     Args:
         name: timm's, with the tag of the weights.
         pretrained: with the published weights, from the hub's cache or the hub itself.
         weights: local file with these weights in timm's format instead.
+        options: what timm's model takes besides.
 
     Raises:
         CheckpointError: the weights cannot be had or do not fit.
@@ -34,16 +42,12 @@ def timm_model(name: str, pretrained: bool, weights: Path | None) -> VisionTrans
         weights = cached_weights(name)
     overlay = {"file": str(weights)} if weights is not None else None
     try:
-        model = timm.create_model(
-            name,
-            pretrained=pretrained or weights is not None,
-            pretrained_cfg_overlay=overlay,
-            num_classes=0,
-            dynamic_img_size=True,
+        model: nn.Module = timm.create_model(
+            name, pretrained=pretrained or weights is not None, pretrained_cfg_overlay=overlay, **options
         )
     except Exception as error:  # timm, the hub and safetensors raise types of their own for missing or damaged files
         raise CheckpointError(_missing(name, weights, error)) from error
-    return cast(VisionTransformer | Eva, model)
+    return model
 
 
 def cached_weights(name: str) -> Path | None:

@@ -45,6 +45,6 @@ def _refusal(name: str) -> str:
     if not timm.is_model(name):
         return f"timm {timm.__version__} has no backbone {name!r}: update timm or mend the name"
     return (
-        f"backbone {name!r} does not serve: only timm Vision Transformers give a token grid, of which the plain ones "
-        "(DINOv2's and others) and DINOv3's are known here"
+        f"backbone {name!r} does not serve: it needs one token per patch, and none of the kinds that are known here "
+        "(timm's plain Vision Transformers such as DINOv2's, DINOv3's and others) reads them from it"
     )

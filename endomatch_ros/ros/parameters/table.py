@@ -53,7 +53,7 @@ class Settings:
     device: str = setting("auto", "Where the network runs: auto, cpu, cuda or cuda:N.", when="unconfigured")
     backbone_weights: str = setting(
         "",
-        "For the dinov2 and dinov3 presets: file with the backbone's weights in timm's format; empty: the hub's cache.",
+        "For presets with a published backbone: file with its weights in timm's format; empty: the hub's cache.",
         when="unconfigured",
     )
     image_transport: str = setting(

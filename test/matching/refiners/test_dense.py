@@ -173,7 +173,7 @@ def test_matches_against_the_tissue_are_dropped_and_counted(matcher, tissue, mon
     loose = matcher.with_config(refinement=refinement, dense_consistency_cells=100.0)
     frames = [matcher.extract(image) for image in (tissue, moved)]
     before = loose.match_features(*frames)
-    assert before.dropped == {"dense_consistency": 0}
+    assert before.dropped["dense_consistency"] == 0
     after = loose.with_config(dense_consistency_cells=0.75).match_features(*frames)
     apart = np.linalg.norm(before.keypoints1 - before.keypoints0 - deformation(before.keypoints0), axis=1)
     clear = np.abs(apart - 0.75 * CELL_PX) > 0.1  # between cells the field is off by less
@@ -183,8 +183,8 @@ def test_matches_against_the_tissue_are_dropped_and_counted(matcher, tissue, mon
     assert np.array_equal(kept[clear], right[clear])
     assert clear.mean() > 0.9
     assert np.array_equal(after.keypoints1, before.keypoints1[kept])
-    assert after.dropped == {"dense_consistency": len(before) - len(after)}
-    assert matcher.match_features(*frames).dropped == {}
+    assert after.dropped["dense_consistency"] == len(before) - len(after)
+    assert "dense_consistency" not in matcher.match_features(*frames).dropped
 
 
 @pytest.mark.parametrize("setting", [{"refinement": "dense"}, {"dense_consistency_cells": 2.0}])

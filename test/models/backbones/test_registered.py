@@ -57,16 +57,18 @@ def test_one_token_per_patch_and_the_stems_map(config, backbone):
 
 def test_patch_size_and_width_are_those_of_the_model_and_of_the_preset(config, backbone):
     assert backbone.patch_size == config.patch_size
-    assert backbone.embed_dim == config.embed_dim == backbone.last_block().norm1.weight.numel()
+    assert backbone.embed_dim == config.embed_dim
+    if hasattr(backbone, "vit"):
+        assert backbone.last_block().norm1.weight.numel() == backbone.embed_dim
 
 
 def test_tokens_lie_row_by_row_where_their_patches_are(config, backbone):
-    image = images(config, 1)
+    image = images(config, 32)
     other = image.clone()
     patch = config.patch_size
     other[..., patch : 2 * patch, 3 * patch : 4 * patch] += 3  # row 1, column 3
     with torch.inference_mode():
-        moved = (backbone(other).values - backbone(image).values)[0].norm(dim=1)
+        moved = (backbone(other).values - backbone(image).values).norm(dim=2).mean(dim=0)
     assert moved.argmax() == COLUMNS + 3
 
 
@@ -87,15 +89,18 @@ def test_the_same_image_gives_the_same_tokens_in_training_too(config, backbone):
         assert torch.equal(backbone.train()(image).values, first)
 
 
-def test_last_block_is_a_copy_of_the_models_last(config, backbone):
-    block, last = backbone.last_block(), backbone.vit.blocks[len(backbone.vit.blocks) - 1]
-    assert block is not last
-    mine, theirs = block.state_dict(), last.state_dict()
+def test_last_block_is_a_copy_of_the_models_last(backbone):
+    if not hasattr(backbone, "vit"):
+        pytest.skip("no Transformer's block to compare with")
+    mine, theirs = backbone.last_block().state_dict(), backbone.vit.blocks[len(backbone.vit.blocks) - 1].state_dict()
     assert mine.keys() == theirs.keys()
     for name, value in mine.items():
         assert torch.equal(value, theirs[name])
         assert value.data_ptr() != theirs[name].data_ptr()
-    image = images(config)
+
+
+def test_last_block_shares_nothing_with_the_model(config, backbone):
+    block, image = backbone.last_block(), images(config)
     with torch.no_grad():
         before = backbone(image).values
         for value in block.parameters():
@@ -134,7 +139,8 @@ def test_gradients_reach_all_of_an_unfrozen_backbone_that_tokens_depend_on(confi
     wanted = torch.randn(backbone.embed_dim, generator=torch.Generator().manual_seed(1))
     (backbone(images(config)).values * wanted).sum().backward()
     assert not [name for name, value in backbone.named_parameters() if value.grad is None]
-    assert backbone.vit.patch_embed.proj.weight.grad.any()
+    first = next(value for name, value in backbone.named_parameters() if name.endswith("weight"))
+    assert (backbone.vit.patch_embed.proj.weight if hasattr(backbone, "vit") else first).grad.any()
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-3), (torch.bfloat16, 0.2)])
