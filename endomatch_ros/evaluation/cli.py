@@ -16,14 +16,14 @@ from endomatch_ros.models import PRESETS
 from endomatch_ros.settings import declared
 
 _SETTINGS = ", ".join(declared(MatcherConfig))
-_PLAIN, _LEARNED = (
-    ", ".join(name for name, entry in METHODS.items() if entry.by_default is by_default) for by_default in (True, False)
-)
+_BY_HELP: dict[str, list[str]] = {}
+for _entry in METHODS.values():
+    _BY_HELP.setdefault("" if _entry.by_default else _entry.help, []).append(_entry.name)
 _METHODS = (
-    f"METHOD is one of {_PLAIN}, or a learned one, which needs kornia and weights: "
-    f"{_LEARNED}, with :PATH where the weights are not in torch hub's cache. Several models or settings in "
-    "one run: endomatch:[MODEL][,SETTING=VALUE]..., MODEL a preset or a .safetensors file (left out: --model), SETTING "
-    f"one of {_SETTINGS}."
+    f"METHOD is one of {', '.join(_BY_HELP[''])}, which need nothing, or of "
+    + "; ".join(f"{', '.join(names)} ({text})" for text, names in _BY_HELP.items() if text)
+    + ". Several models or settings in one run: endomatch:[MODEL][,SETTING=VALUE]..., MODEL a preset or a "
+    f".safetensors file (left out: --model), SETTING one of {_SETTINGS}."
 )
 _PROTOCOLS = "\n".join(
     textwrap.fill(

@@ -77,6 +77,7 @@ class Entry:
         check: raises ConfigError where it cannot run on this machine, whatever is asked.
         takes_arguments: a name may go on with ``:ARGUMENTS``.
         by_default: part of an evaluation that names no methods, where it can run.
+        help: what one that is not by default needs, and what may follow its name.
     """
 
     name: str
@@ -84,6 +85,7 @@ class Entry:
     check: Callable[[], None] = lambda: None
     takes_arguments: bool = False
     by_default: bool = True
+    help: str = ""
 
 
 def plain_entry(name: str, method: Method) -> Entry:

@@ -192,7 +192,10 @@ def make(request: Request) -> NamedMethod:
     return NamedMethod(request.name, method, json.dumps(parts, sort_keys=True), method.about)
 
 
-ENTRIES: tuple[Entry, ...] = tuple(Entry(name, make, takes_arguments=True, by_default=False) for name in LEARNED)
+_HELP = "learned: kornia and weights, with :PATH where these are not in torch hub's cache"
+ENTRIES: tuple[Entry, ...] = tuple(
+    Entry(name, make, takes_arguments=True, by_default=False, help=_HELP) for name in LEARNED
+)
 
 
 def network_size(width: int, height: int, long_side: int, multiple: int) -> tuple[int, int]:

@@ -75,9 +75,11 @@ def usable_methods() -> list[str]:
 def _entry(name: str) -> Entry:
     base, colon, _ = name.partition(":")
     entry = METHODS.get(base)
-    if entry is None or (colon and not entry.takes_arguments):
-        known = ", ".join([f"{ours.OURS}:MODEL,SETTING=VALUE,…", *METHODS])
+    if entry is None:
+        known = ", ".join(f"{each.name}[:…]" if each.takes_arguments else each.name for each in METHODS.values())
         raise ConfigError(f"there is no method {name!r}; choose from {known}")
+    if colon and not entry.takes_arguments:
+        raise ConfigError(f"method {name!r}: nothing can follow the name {base}; leave {name[len(base) :]!r} out")
     return entry
 
 

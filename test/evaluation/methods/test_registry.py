@@ -235,7 +235,7 @@ def test_a_new_method_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.name == "mine"
     assert found.identity.startswith("mine ")
     assert named_methods(["identity"])[0].identity != found.identity
-    with pytest.raises(ConfigError, match="no method 'mine:x'"):
+    with pytest.raises(ConfigError, match="method 'mine:x': nothing can follow the name mine"):
         named_methods(["mine:x"])
 
 
