@@ -9,9 +9,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
-import threading
-import time
-from collections.abc import Callable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +29,7 @@ def hold(part: str, found: dict[str, Any]) -> None:
     if os.environ.get("ENDOMATCH_WRITE_SURFACE"):
         FILE.write_text(json.dumps(pinned | {part: found}, indent=1, sort_keys=True) + "\n")
         return
-    assert found == pinned[part]
+    assert found == pinned[part], __doc__
 
 
 def members(kind: type) -> dict[str, str]:
@@ -46,17 +44,6 @@ def members(kind: type) -> dict[str, str]:
         elif inspect.isfunction(function):
             out[name] = str(inspect.signature(function))
     return out
-
-
-def settled(look: Callable[[], dict[str, Any]], quiet: float = 0.5) -> dict[str, Any]:
-    """What ``look`` gives once it has not changed for a while: what others know of a node grows by and by."""
-    found, since, pause = look(), time.monotonic(), threading.Event()
-    end = since + 20
-    while (time.monotonic() - since < quiet or not all(found.values())) and time.monotonic() < end:
-        pause.wait(0.05)
-        if look() != found:
-            found, since = look(), time.monotonic()
-    return found
 
 
 def test_python() -> None:
@@ -81,20 +68,19 @@ def test_ros() -> None:
 
     from endomatch_ros.ros.messages.verdict import failure_values
 
-    def graph(node: Any) -> dict[str, dict[str, str]]:
-        """Topics and services of the node with their types, as others see them, without those of every node."""
-        ends = {
-            "publishes": node.get_publisher_names_and_types_by_node("endomatch", "/"),
-            "subscribes": node.get_subscriber_names_and_types_by_node("endomatch", "/"),
-            "services": node.get_service_names_and_types_by_node("endomatch", "/"),
-        }
+    def kind_of(end: Any) -> str:
+        """``package/msg/Name`` of the type of a topic or service."""
+        kind = getattr(end, "msg_type", None) or end.srv_type
+        return f"{kind.__module__.partition('._')[0].replace('.', '/')}/{kind.__name__}"
+
+    def ends(found: Iterable[Any], name: str) -> dict[str, str]:
+        """Those that are not of every node, by name."""
         return {
-            kind: {
-                name: types[0]
-                for name, types in found
-                if name.rpartition("/")[2] not in STANDARD and "parameter" not in name and "type_desc" not in name
-            }
-            for kind, found in ends.items()
+            getattr(end, name): kind_of(end)
+            for end in found
+            if getattr(end, name).rpartition("/")[2] not in STANDARD
+            and "parameter" not in getattr(end, name)
+            and "type_desc" not in getattr(end, name)
         }
 
     with bench() as current:
@@ -110,5 +96,9 @@ def test_ros() -> None:
             for name in sorted(node._parameters)
             if not name.startswith(("qos_overrides", "start_type_description"))
         }
-        own = settled(lambda: graph(client.node))
+        own = {
+            "publishes": ends(node.publishers, "topic_name"),
+            "subscribes": ends(node.subscriptions, "topic_name"),
+            "services": ends(node.services, "service_name"),
+        }
     hold("ros", {**own, "parameters": parameters, "diagnostics": status, "epipolar_error": list(failure_values())})
