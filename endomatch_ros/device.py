@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 from endomatch_ros.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
 
 
 def resolve_device(device: str) -> str:
@@ -36,3 +43,26 @@ def device_name(device: str) -> str:
 
     kind = torch.device(device)
     return torch.cuda.get_device_name(kind) if kind.type == "cuda" else kind.type
+
+
+def half_type(device: str) -> torch.dtype | None:
+    """The type in which networks run faster on ``device`` at next to no loss; None where float32 is as fast.
+
+    On a GPU float16; on a CPU bfloat16 if it multiplies that type (AVX-512 BF16, AMX, Arm BF16).
+    """
+    import torch
+
+    if torch.device(device).type == "cuda":
+        return torch.float16
+    return torch.bfloat16 if multiplies_bfloat16() else None
+
+
+@lru_cache(maxsize=1)
+def multiplies_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether this CPU has instructions that multiply bfloat16, as Linux says; False where that is not known."""
+    try:
+        lines = cpuinfo.read_text().splitlines()
+    except OSError:
+        return False
+    known = {flag for line in lines if line.startswith(("flags", "Features")) for flag in line.split()}
+    return bool(known & {"avx512_bf16", "amx_bf16", "bf16"})

@@ -14,16 +14,21 @@ from torch.nn import functional
 from endomatch_ros.matching.features import FrameFeatures
 from endomatch_ros.matching.similarity import locate, mutual_matches, sample_descriptors
 
-_LARGE = 4096  # cells; above, the similarities of all pairs of cells take longer than the network
+_LARGE = 4000  # cells; above, the similarities of all pairs of cells take longer than the network
 
 
 @dataclass(frozen=True)
 class CoarseMatches:
-    """Mutual nearest neighbours: ``points0``, ``points1`` ``(K, 2)`` source pixels, ``similarity`` ``(K,)``."""
+    """Mutual nearest neighbours, float32 on the model's device.
 
-    points0: NDArray[np.float64]
-    points1: NDArray[np.float64]
-    similarity: NDArray[np.float32]
+    Attributes:
+        points0, points1: ``(K, 2)`` source pixels.
+        similarity: ``(K,)``.
+    """
+
+    points0: Tensor
+    points1: Tensor
+    similarity: Tensor
 
 
 def match_coarse(features0: FrameFeatures, features1: FrameFeatures, threshold: float) -> CoarseMatches:
@@ -45,10 +50,17 @@ def match_coarse(features0: FrameFeatures, features1: FrameFeatures, threshold: 
     target = locate(anchors, map1, corners, 3 * block - 2, features1.temperature)
     cells0 = torch.stack([index0 % width0, index0 // width0], 1)
     return CoarseMatches(
-        features0.window.to_source(cells0.double().cpu().numpy(), features0.cell * block),
-        features1.window.to_source(target.double().cpu().numpy(), features1.cell),
-        similarity.float().cpu().numpy(),
+        _to_source(cells0, features0, features0.cell * block),
+        _to_source(target, features1, features1.cell),
+        similarity.float(),
     )
+
+
+def _to_source(cells: Tensor, features: FrameFeatures, cell: float) -> Tensor:
+    """:meth:`Window.to_source` for tensors."""
+    window = features.window
+    scale, origin = window.scale.tolist(), (window.x, window.y)
+    return torch.stack([(cells[:, k].double() + 0.5) * (cell / scale[k]) - 0.5 + origin[k] for k in (0, 1)], 1).float()
 
 
 def usable_cells(features: FrameFeatures, block: int = 1) -> Tensor:

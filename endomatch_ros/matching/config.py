@@ -58,7 +58,11 @@ class MatcherConfig:
         "Where to match: auto (neither in the view's dark surround nor on saturated highlights) or none (everywhere).",
         choices=("auto", "none"),
     )
-    half: bool = setting(True, "Run the network in half precision on a GPU; ignored on a CPU.")
+    half: bool = setting(
+        True,
+        "Run the network in half precision: float16 on a GPU, bfloat16 on a CPU that multiplies it (AVX-512 BF16, AMX, "
+        "Arm BF16); other CPUs run float32 in any case.",
+    )
 
     def __post_init__(self) -> None:
         settings.check(self)

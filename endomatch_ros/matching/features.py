@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,10 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from torch import Tensor
 
+WORKING_SIDE = 512
+"""Long side of the working copy in px: finer octaves of an endoscope's frames hold noise, blur and compression."""
+
+_LEAST_WORKING_SIDE = 16
 _NORMALISATION_SHARE = 0.045  # side of the local normalisation's window, as a share of the view's long side
 _CONTRAST_FLOOR = 4.0  # 8-bit levels added to the deviation, so that noise on flat tissue is not blown up
 _GAIN = 40.0  # 8-bit levels per local deviation, in the image whose flow the refinement follows
@@ -90,21 +94,44 @@ class FrameFeatures:
         return float(self.cell / self.window.scale.min())
 
     @cached_property
+    def working(self) -> Window:
+        """The window with the size of its working copy, whose pixels are cells of 1: where texture is compared."""
+        w, scale = self.window, WORKING_SIDE / max(self.window.width, self.window.height)
+        width, height = (max(_LEAST_WORKING_SIDE, round(side * scale)) for side in (w.width, w.height))
+        return replace(w, net_width=width, net_height=height)
+
+    @cached_property
     def normalised(self) -> NDArray[np.uint8]:
-        """The window's grey image with local mean and contrast removed, ``(window.height, window.width)`` uint8.
+        """The working copy in grey with local mean and contrast removed, uint8 ``(net_height, net_width)`` of it.
 
         A light that moves with the camera changes brightness and contrast everywhere; structure stays. Only usable
         pixels count: the rim of the view and highlights do not move with the tissue, and would hold points back.
         """
-        w = self.window
-        weight = self.usable[w.area].astype(np.float32)
+        w = self.working
+        size = w.net_width, w.net_height
+        grey = cv2.cvtColor(np.ascontiguousarray(self.image[w.area]), cv2.COLOR_RGB2GRAY)
+        smaller = cv2.INTER_AREA if w.net_width < w.width else cv2.INTER_LINEAR
         # Noise below the scale of tissue texture would be blown up with it.
-        levels = cv2.cvtColor(self.image[w.area], cv2.COLOR_RGB2GRAY).astype(np.float32)
-        grey = weight * np.asarray(cv2.GaussianBlur(levels, (0, 0), 1.0))
-        side = 2 * round(_NORMALISATION_SHARE * max(w.width, w.height) / 2) + 1
-        box = (side, side)
-        total = np.maximum(cv2.boxFilter(weight, -1, box), 1e-3)
-        mean = cv2.boxFilter(grey, -1, box) / total
-        variance = cv2.sqrBoxFilter(grey, -1, box) / total - mean * mean
-        contrast = weight * (grey - mean) / (np.sqrt(np.maximum(variance, 0.0)) + _CONTRAST_FLOOR)
-        return np.asarray(np.clip(contrast * _GAIN + 128.5, 0, 255), np.uint8)
+        levels = np.asarray(cv2.resize(grey, size, interpolation=smaller), np.float32)
+        return normalise(
+            np.asarray(cv2.GaussianBlur(levels, (0, 0), 0.5), np.float32), self.usable_copy.astype(np.float32)
+        )
+
+    @cached_property
+    def usable_copy(self) -> NDArray[np.bool_]:
+        """``usable`` on the working copy."""
+        w = self.working
+        part = self.usable[w.area].view(np.uint8)
+        return cv2.resize(part, (w.net_width, w.net_height), interpolation=cv2.INTER_NEAREST).view(bool)
+
+
+def normalise(levels: NDArray[np.float32], weight: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """A grey image ``(h, w)`` of 8-bit levels without local mean and contrast; both of what has ``weight`` 1, not 0."""
+    side = 2 * round(_NORMALISATION_SHARE * max(levels.shape) / 2) + 1
+    box = (side, side)
+    grey = weight * levels
+    total = 1.0 / np.maximum(cv2.boxFilter(weight, -1, box), 1e-3)
+    mean = cv2.boxFilter(grey, -1, box) * total
+    variance = cv2.sqrBoxFilter(grey, -1, box) * total - mean * mean
+    gain = _GAIN * weight / (np.sqrt(np.maximum(variance, 0.0)) + _CONTRAST_FLOOR)
+    return np.asarray(np.clip((grey - mean) * gain + 128.5, 0, 255), np.uint8)

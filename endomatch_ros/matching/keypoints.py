@@ -7,6 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from endomatch_ros.matching.features import FrameFeatures
+from endomatch_ros.matching.view import lookup
+
+_QUALITY = 0.005  # of the strongest corner's response
 
 
 def sample(
@@ -36,22 +39,23 @@ def detect(features: FrameFeatures, count: int, taken: NDArray[np.floating] | No
         count: most points wanted.
         taken: ``(M, 2)`` points that exist already; new ones keep the same distance from them as from each other.
     """
-    w = features.window
-    mask = features.usable[w.area].astype(np.uint8)
+    copy = features.working
+    mask = features.usable_copy.astype(np.uint8)
     if count <= 0 or not mask.any():
         return np.zeros((0, 2), np.float32)
-    distance = _spacing(features, count + (0 if taken is None else len(taken)))
+    distance = _spacing(features, count + (0 if taken is None else len(taken))) * float(copy.scale.min())
     if taken is not None and len(taken):
         spots = np.zeros_like(mask)
-        x, y = np.round(taken - np.array([w.x, w.y])).astype(int).T
-        inside = (x >= 0) & (y >= 0) & (x < w.width) & (y < w.height)
+        x, y = np.round(copy.to_cells(taken, 1.0)).astype(int).T
+        inside = (x >= 0) & (y >= 0) & (x < copy.net_width) & (y < copy.net_height)
         spots[y[inside], x[inside]] = 1
         side = 2 * int(distance) + 1
         mask[cv2.dilate(spots, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))) > 0] = 0
-    corners = cv2.goodFeaturesToTrack(features.normalised, count, 0.005, distance, mask=mask, blockSize=9)
+    corners = cv2.goodFeaturesToTrack(features.normalised, count, _QUALITY, distance, mask=mask, blockSize=3)
     if corners is None:
         return np.zeros((0, 2), np.float32)
-    return corners.reshape(-1, 2).astype(np.float32) + np.array([w.x, w.y], np.float32)
+    points = copy.to_source(np.asarray(corners, np.float64).reshape(-1, 2), 1.0).astype(np.float32)
+    return points[lookup(features.usable, points)]  # the working copy's mask is coarser than the image's
 
 
 def thin(features: FrameFeatures, points: NDArray[np.floating], total: int) -> NDArray[np.intp]:
@@ -65,8 +69,8 @@ def thin(features: FrameFeatures, points: NDArray[np.floating], total: int) -> N
         points: ``(N, 2)`` source pixels, the most valuable first.
         total: number of points wanted over the whole view, which sets the size of the cells.
     """
-    cells = np.floor(points / _spacing(features, total)).astype(np.int64)
-    return np.sort(np.unique(cells, axis=0, return_index=True)[1])
+    columns, rows = np.floor(points / _spacing(features, total)).astype(np.int64).T
+    return np.sort(np.unique(rows << 32 | columns & 0xFFFFFFFF, return_index=True)[1])
 
 
 def _spacing(features: FrameFeatures, total: int) -> float:

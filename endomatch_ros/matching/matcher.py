@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from endomatch_ros.device import resolve_device
+from endomatch_ros.device import half_type, resolve_device
 from endomatch_ros.geometry.coverage import coverage
 from endomatch_ros.matching import refiners
 from endomatch_ros.matching.coarse import descriptor_similarity, match_coarse
@@ -48,6 +48,8 @@ class Matcher:
     def __init__(self, network: MatcherNetwork, info: ModelInfo, config: MatcherConfig, device: str = "cpu") -> None:
         self.device = torch.device(device)
         self.network = network.eval().requires_grad_(False).to(self.device)
+        if self.device.type == "cpu":
+            _attend_plainly(self.network)
         self.info = replace(info, device=str(self.device))
         self._use(config)
 
@@ -234,7 +236,14 @@ class Matcher:
             # Channels last, as the images come: convolutions and the matching after them are faster for it.
             tensor = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float() / 255.0
             weights = torch.from_numpy(views).to(self.device)[:, None].float()
-            half = self.config.half and self.device.type == "cuda"
-            with torch.autocast(self.device.type, torch.float16, enabled=half):
+            half = half_type(self.device.type) if self.config.half else None
+            with torch.autocast(self.device.type, half, enabled=half is not None):
                 maps: Descriptors = self.network(tensor, weights)
             return maps
+
+
+def _attend_plainly(network: MatcherNetwork) -> None:
+    """Attention by plain products: with some hundred tokens a CPU's fused kernel takes longer in half precision."""
+    for module in network.modules():
+        if hasattr(module, "fused_attn"):
+            module.fused_attn = False  # type: ignore[assignment]  # timm's own switch

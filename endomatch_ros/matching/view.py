@@ -74,8 +74,11 @@ def view_mask(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
     large = [k for k in range(1, count) if stats[k, cv2.CC_STAT_AREA] >= 0.01 * bright.size]
     if not large:
         return np.zeros((height, width), bool)
-    ys, xs = np.nonzero(np.isin(labels, large))
-    hull = cv2.convexHull(np.column_stack([xs, ys]).astype(np.int32))
+    kept = np.isin(labels, large)
+    ys = np.flatnonzero(kept.any(axis=1))
+    # The hull of a region is that of its rows' ends.
+    ends = [kept[ys].argmax(axis=1), kept.shape[1] - 1 - kept[ys, ::-1].argmax(axis=1)]
+    hull = cv2.convexHull(np.column_stack([np.concatenate(ends), np.tile(ys, 2)]).astype(np.int32))
     view: NDArray[Any] = np.zeros(bright.shape, np.uint8)
     cv2.fillConvexPoly(view, hull, 1)
     if view.mean() < 0.995:

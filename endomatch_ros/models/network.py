@@ -55,7 +55,9 @@ class FineBranch(nn.Module):
 
     def forward(self, tokens: Tensor, stem: Tensor) -> Tensor:
         """``(B, C, h, w)`` tokens and ``(B, S, 4h, 4w)`` stem to ``(B, F, 4h, 4w)``."""
-        lifted = functional.interpolate(self.lift(tokens), size=stem.shape[-2:], mode="bilinear", align_corners=False)
+        # In float32: a CPU interpolates half precision several times slower.
+        lifted = self.lift(tokens).float()
+        lifted = functional.interpolate(lifted, size=stem.shape[-2:], mode="bilinear", align_corners=False)
         fused: Tensor = self.fuse(stem + lifted)
         return fused
 

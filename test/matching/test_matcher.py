@@ -4,11 +4,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from support.flow import coarse_matches, tensor
 
 from endomatch_ros.data.synthetic import SceneConfig, SyntheticEndoscope
 from endomatch_ros.errors import CheckpointError, ConfigError, ImageError
 from endomatch_ros.matching import Matcher, MatcherConfig, StreamMatcher
-from endomatch_ros.matching.coarse import CoarseMatches
 from endomatch_ros.matching.keypoints import detect, thin
 from endomatch_ros.matching.refiners.photometric import refine
 from endomatch_ros.models import PRESETS, MatcherNetwork, ModelInfo
@@ -206,7 +206,7 @@ def test_refinement_moves_targets_only_and_finds_the_true_warp(matcher, frames):
     target = grid @ matrix[:, :2].T + matrix[:, 2] + rng.normal(0, a.cell_px / 2, (900, 2))
     target[:180] += rng.normal(0, 40, (180, 2))
     copy = points.copy()
-    found, good = refine(a, b, points, CoarseMatches(grid, target, np.ones(900, np.float32)), 1.0)
+    found, good = (part.numpy() for part in refine(a, b, tensor(points), coarse_matches(grid, target), 1.0))
     assert np.array_equal(points, copy)
     error = np.linalg.norm(found - (points @ matrix[:, :2].T + matrix[:, 2]), axis=1)
     assert good.mean() > 0.7

@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from support.flow import at, fit
 
 from endomatch_ros.data.readers.sfm import SfmSequence
 from endomatch_ros.data.synthetic import SceneConfig, SyntheticEndoscope
@@ -11,7 +12,6 @@ from endomatch_ros.errors import ConfigError, ImageError
 from endomatch_ros.geometry.warping import resize_points
 from endomatch_ros.matching import MatcherConfig
 from endomatch_ros.matching.features import Window
-from endomatch_ros.matching.refiners.flow_field import FlowField
 from endomatch_ros.matching.similarity import locate, mutual_matches, sample_descriptors
 from endomatch_ros.matching.view import check_image, check_mask, highlight_mask, view_mask
 
@@ -116,38 +116,39 @@ def test_the_flow_field_reproduces_an_affine_motion_despite_outliers():
     flow = affine_flow(points)
     wrong = RNG.random(1500) < 0.35
     flow[wrong] += RNG.normal(0, 60, (wrong.sum(), 2))
-    field = FlowField(points, flow, (320, 240), spacing=9)
+    field, residual = fit(points, flow, (320, 240), spacing=9)
     inner = RNG.uniform(20, [300, 220], (400, 2))
-    error = np.linalg.norm(field(inner) - affine_flow(inner), axis=1)
+    error = np.linalg.norm(at(field, inner) - affine_flow(inner), axis=1)
     assert np.median(error) < 0.5
     assert np.percentile(error, 95) < 2.0
-    assert np.median(field.residual[wrong]) > 20 * np.median(field.residual[~wrong])
+    assert np.median(residual[wrong]) > 20 * np.median(residual[~wrong])
+    assert np.allclose(residual, np.linalg.norm(at(field, points) - flow, axis=1), atol=1e-3)
 
 
 def test_a_clean_affine_motion_is_nearly_exact():
     points = RNG.uniform(0, [320, 240], (1500, 2))
-    field = FlowField(points, affine_flow(points), (320, 240), spacing=9)
+    field, _ = fit(points, affine_flow(points), (320, 240), spacing=9)
     inner = RNG.uniform(30, [290, 210], (400, 2))
     # The ridge bends slopes a little.
-    assert np.abs(field(inner) - affine_flow(inner)).max() < 0.6
-
-
-def test_the_dense_field_is_the_field_at_every_pixel():
-    points = RNG.uniform(0, [100, 80], (200, 2))
-    flow = RNG.normal(0, 5, (200, 2))
-    field = FlowField(points, flow, (100, 80), spacing=7, iterations=2)
-    dense = field.dense(100, 80)
-    ys, xs = np.mgrid[:80, :100]
-    assert np.abs(dense.reshape(-1, 2) - field(np.column_stack([xs.ravel(), ys.ravel()]))).max() < 1e-3
-    with pytest.raises(ValueError, match="odd"):
-        FlowField(points, flow, (100, 80), spacing=8).dense(100, 80)
+    assert np.abs(at(field, inner) - affine_flow(inner)).max() < 0.6
 
 
 def test_few_and_collinear_matches_give_a_finite_field():
     for points in (np.array([[5.0, 5.0]]), np.column_stack([np.linspace(0, 90, 20), np.full(20, 40.0)])):
-        field = FlowField(points, np.full(points.shape, 3.0), (100, 80), spacing=7)
-        assert np.isfinite(field.nodes).all()
-        assert np.abs(field(points) - 3.0).max() < 0.1
+        field, _ = fit(points, np.full(points.shape, 3.0), (100, 80), spacing=7)
+        assert torch.isfinite(field.nodes).all()
+        assert np.abs(at(field, points) - 3.0).max() < 0.1
+
+
+def test_matches_of_no_weight_do_not_count():
+    points, flow = RNG.uniform(0, [100, 80], (60, 2)), RNG.normal(0, 4, (60, 2))
+    counts = np.arange(60) < 40
+    field, residual = fit(points, np.where(counts[:, None], flow, 1e3), (100, 80), spacing=7, weights=counts)
+    alone, _ = fit(points[:40], flow[:40], (100, 80), spacing=7)
+    assert torch.allclose(field.nodes, alone.nodes, atol=1e-3)
+    assert (residual[40:] > 500).all()
+    nothing, _ = fit(points, flow, (100, 80), spacing=7, weights=np.zeros(60))
+    assert torch.isfinite(nothing.nodes).all()
 
 
 @pytest.mark.parametrize("kind", ["tunnel", "cavity"])

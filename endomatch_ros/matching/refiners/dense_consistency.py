@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from endomatch_ros.matching.features import FrameFeatures
-from endomatch_ros.matching.refiners.dense_field import DenseField, head_field, missing_head
+from endomatch_ros.matching.refiners.dense_field import head_field, missing_head
+from endomatch_ros.matching.refiners.field import Field
 from endomatch_ros.matching.refiners.interface import Check, Pair, Refined
 from endomatch_ros.models import MatcherNetwork
 
@@ -25,7 +27,7 @@ class DenseConsistency(Check):
 
 
 def consistent(
-    field: DenseField,
+    field: Field,
     features0: FrameFeatures,
     points0: NDArray[np.floating],
     points1: NDArray[np.floating],
@@ -41,7 +43,8 @@ def consistent(
         cells: the limit.
     """
     origin = np.array([features0.window.x, features0.window.y])
-    apart = np.linalg.norm(points1 - points0 - field(points0 - origin), axis=1)
+    expected = field.at(torch.from_numpy(points0 - origin).to(field.nodes)).cpu().numpy()
+    apart = np.linalg.norm(points1 - points0 - expected, axis=1)
     return np.asarray(apart <= cells * features0.cell_px)
 
 

@@ -2,45 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-import cv2
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
 from endomatch_ros.matching.features import FrameFeatures
-from endomatch_ros.matching.refiners.flow_field import bilinear
+from endomatch_ros.matching.refiners.field import Field
 from endomatch_ros.matching.refiners.interface import Pair
 from endomatch_ros.models import Descriptors, MatcherNetwork
-
-
-@dataclass(frozen=True, eq=False)
-class DenseField:
-    """A flow over the reference's window, bilinear between cells.
-
-    It is a :class:`~endomatch_ros.matching.refiners.photometric.Flow`.
-
-    Attributes:
-        nodes: ``(h, w, 2)`` float32, flow ``(x, y)`` in source pixels at the centres of h × w equal cells.
-        size: ``(width, height)`` of the window in source pixels.
-    """
-
-    nodes: NDArray[np.float32]
-    size: tuple[int, int]
-
-    def __call__(self, points: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Flow ``(N, 2)`` at ``points`` ``(N, 2)`` of the window, (0, 0) its top-left pixel's centre."""
-        per_pixel = np.array(self.nodes.shape[1::-1]) / np.array(self.size)
-        return bilinear(self.nodes, (np.asarray(points, np.float64) + 0.5) * per_pixel - 0.5)
-
-    def dense(self, width: int, height: int) -> NDArray[np.float32]:
-        """Flow ``(height, width, 2)`` float32 at the pixels of the window's top-left part of that size."""
-        # Resizing has the convention of the cells: pixel s lies at (s + ½)·w/width − ½.
-        whole = cv2.resize(self.nodes, self.size, interpolation=cv2.INTER_LINEAR)
-        return np.ascontiguousarray(whole[:height, :width])
 
 
 def missing_head(network: MatcherNetwork) -> str:
@@ -53,12 +22,12 @@ def missing_head(network: MatcherNetwork) -> str:
     )
 
 
-def head_field(pair: Pair) -> DenseField:
+def head_field(pair: Pair) -> Field:
     """The field from the pair's reference to its current frame, computed once per pair."""
     return pair.once("dense", lambda: dense_field(pair.network, pair.features0, pair.features1))
 
 
-def dense_field(network: MatcherNetwork, features0: FrameFeatures, features1: FrameFeatures) -> DenseField:
+def dense_field(network: MatcherNetwork, features0: FrameFeatures, features1: FrameFeatures) -> Field:
     """The field of the network's head from reference to current frame.
 
     Args:
@@ -72,15 +41,22 @@ def dense_field(network: MatcherNetwork, features0: FrameFeatures, features1: Fr
     with torch.inference_mode():
         reference = _descriptors(features0)
         found = network.register(reference, _sized(_descriptors(features1), reference))
-        field = found.field[0].double().cpu().numpy()
-    h, w = field.shape[1:]
-    cells = np.stack(np.meshgrid(np.arange(w), np.arange(h)), 2).reshape(-1, 2).astype(np.float64)
-    targets = cells + field[::-1].reshape(2, -1).T  # the head's order is (row, column)
-    window = features1.window
+        moved = found.field[0].double().flip(0)  # the head's order is (row, column)
+        nodes = [_flow(moved[axis], axis, features0, features1) for axis in (0, 1)]
+        return Field(torch.stack(nodes).float(), (features0.window.width, features0.window.height))
+
+
+def _flow(moved: Tensor, axis: int, features0: FrameFeatures, features1: FrameFeatures) -> Tensor:
+    """From cells to source px: ``(h, w)`` movement along an axis (0: x, 1: y) at the centres of the cells."""
+    window0, window1, count = features0.window, features1.window, moved.shape[1 - axis]
     # The current frame's map has been brought to the reference's size, so its cells may be no squares.
-    sides = np.array([window.net_width / w, window.net_height / h])
-    flow = window.to_source(targets, sides) - features0.window.to_source(cells, features0.cell)
-    return DenseField(flow.reshape(h, w, 2).astype(np.float32), (features0.window.width, features0.window.height))
+    side0 = features0.cell / window0.scale[axis]
+    side1 = (window1.width, window1.height)[axis] / count
+    shift = (window1.x - window0.x, window1.y - window0.y)[axis]
+    centres = torch.arange(count, device=moved.device, dtype=moved.dtype) + 0.5
+    rest = centres * (side1 - side0) + shift
+    flow: Tensor = moved * side1 + (rest if axis == 0 else rest[:, None])
+    return flow
 
 
 def _descriptors(features: FrameFeatures) -> Descriptors:

@@ -6,17 +6,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-_FLOW_SIDE = 250  # long side in pixels, at least, of the level at which the flow is found
-
-
-def finest_level(long_side: int) -> int:
-    """Halvings of an image with this long side in pixels after which flow is found best.
-
-    The finest octaves of an endoscope's frames hold noise, blur and compression rather than texture: on validation
-    frames with a view of 640, 1010 and 1280 pixels this level gave the most and the best matches.
-    """
-    return max(0, int(np.floor(np.log2(max(1.0, long_side / _FLOW_SIDE)))))
-
 
 def dense_flow(image0: NDArray[np.uint8], image1: NDArray[np.uint8], level: int) -> NDArray[np.float32]:
     """Flow ``(H, W, 2)`` float32 in pixels from grey image 0 to grey image 1, both ``(H, W)`` uint8, contiguous.

@@ -17,8 +17,9 @@ class Grid(Refiner):
     def refine(self, pair: Pair) -> Refined:
         """The most similar coarse matches, up to ``max_keypoints``, in their order."""
         coarse = pair.coarse
-        order = np.sort(np.argsort(-coarse.similarity, kind="stable")[: pair.config.max_keypoints])
-        points0, points1 = coarse.points0[order].astype(np.float32), coarse.points1[order].astype(np.float32)
+        similarity, *points = (part.cpu().numpy() for part in (coarse.similarity, coarse.points0, coarse.points1))
+        order = np.sort(np.argsort(-similarity, kind="stable")[: pair.config.max_keypoints])
+        points0, points1 = (part[order] for part in points)
         usable = lookup(pair.features0.usable, points0) & lookup(pair.features1.usable, points1)
         return Refined(points0, points1, usable)
 

@@ -1,49 +1,47 @@
-"""Photometric refinement: where in the source image, to a fraction of a pixel, a point has gone.
+"""Photometric refinement: where in the image, to a fraction of a pixel, a point has gone.
 
 The coarse matches, or the model's head, give a smooth flow field; the current image is warped by it towards the
 reference; dense optical flow on locally normalised intensities finds the small rest. What proves consistent forward and
 backward corrects the field, and the search is repeated on a finer level: so regions whose coarse matches were wrong are
 reached from their neighbours. A forward–backward check, the size of the last correction and the agreement of neighbours
 decide. Source points stay where they are: only targets move.
+
+Here is what does not depend on how flow is found: fields, limits and checks, on tensors whose shapes depend on sizes
+alone. An :class:`Engine` works on the images.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
-import cv2
-import numpy as np
-from numpy.typing import NDArray
+import torch
+from torch import Tensor
 
 from endomatch_ros.matching.coarse import CoarseMatches
 from endomatch_ros.matching.features import FrameFeatures, Window
-from endomatch_ros.matching.refiners.dense_flow import dense_flow, finest_level
-from endomatch_ros.matching.refiners.flow_field import FlowField, bilinear
+from endomatch_ros.matching.refiners.field import Field, bilinear, fit_field
 from endomatch_ros.matching.refiners.interface import Pair, Refined, Refiner
-from endomatch_ros.matching.view import lookup
+from endomatch_ros.matching.refiners.opencv_engine import residual_flows
 
 # Chosen on validation frames. In descriptor cells: the coarse flow is right to a fraction of one, the corrected flow to
 # a smaller one; a larger correction is a jump to similar texture.
 _LARGEST_FIRST = 0.75
 _LARGEST_LAST = 0.5
 _FIRST_FORWARD_BACKWARD_PX = 1.0
+_WORKING_FORWARD_BACKWARD = 1.0  # px of the working copy: in small images a pixel of the image is worth less
 _TRACK_WEIGHT = 4.0  # of a point found in the first pass, against a coarse match
 _TRACK_SIGMA = 1.5  # nodes; found points allow a field that bends more than coarse matches do
+_FIRST_LEVEL, _LAST_LEVEL = 2, 1  # halvings of the working copy at which the flow is found
 MIN_COARSE = 8  # fewer coarse matches than this say nothing about the motion
 
+Engine = Callable[[FrameFeatures, FrameFeatures, Field, int], tuple[Tensor, Tensor, Tensor]]
+"""Finds what a field leaves over: ``engine(features0, features1, field, level)``.
 
-class Flow(Protocol):
-    """A smooth flow over the reference's window: positions and flows ``(x, y)`` in source pixels.
-
-    Positions count from the centre of the window's top-left pixel.
-    """
-
-    def __call__(self, points: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Flow ``(N, 2)`` at ``points`` ``(N, 2)``."""
-
-    def dense(self, width: int, height: int) -> NDArray[np.float32]:
-        """Flow ``(height, width, 2)`` float32 at the window's pixels."""
+The current frame's working copy is warped by the field towards the reference's; ``level`` is the finest one at which
+flow is found, in halvings. It gives the flow ``(2, h, w)`` float32 from the reference's copy to the warped one, in its
+pixels, the flow back, and ``(h, w)`` bool, where the current frame has pixels at all.
+"""
 
 
 class Photometric(Refiner):
@@ -54,61 +52,64 @@ class Photometric(Refiner):
         return refined(pair)
 
 
-def refined(pair: Pair, prior: Flow | None = None) -> Refined:
-    """Targets of the pair's points by :func:`refine`, from the flow ``prior`` on."""
-    limit = pair.config.forward_backward_px
-    targets, good = refine(pair.features0, pair.features1, pair.points, pair.coarse, limit, prior)
-    return Refined(pair.points, targets, good)
+def refined(pair: Pair, prior: Field | None = None) -> Refined:
+    """Targets of the pair's points by :func:`refine`, from the field ``prior`` on."""
+    with torch.inference_mode():
+        points = torch.from_numpy(pair.points).to(pair.features0.descriptors.device)
+        limit = pair.config.forward_backward_px
+        targets, good = refine(pair.features0, pair.features1, points, pair.coarse, limit, prior)
+        return Refined(pair.points, targets.cpu().numpy(), good.cpu().numpy())
 
 
-def coarse_field(coarse: CoarseMatches, features: FrameFeatures) -> FlowField:
+def coarse_field(coarse: CoarseMatches, features: FrameFeatures) -> Field:
     """Smooth flow over the reference's window from its coarse matches, nodes two descriptor cells apart."""
-    w = features.window
-    return FlowField(
-        coarse.points0 - _origin(w),
+    return fit_field(
+        _local(coarse.points0, features.window),
         coarse.points1 - coarse.points0,
-        (w.width, w.height),
-        _spacing(features),
+        (features.window.width, features.window.height),
+        2 * features.cell_px,
         tolerance=features.cell_px,
-    )
+    )[0]
 
 
 def refine(
     features0: FrameFeatures,
     features1: FrameFeatures,
-    points: NDArray[np.float32],
+    points: Tensor,
     coarse: CoarseMatches,
     forward_backward_px: float,
-    prior: Flow | None = None,
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    prior: Field | None = None,
+    engine: Engine = residual_flows,
+) -> tuple[Tensor, Tensor]:
     """Targets of ``points`` in the current frame.
 
     Args:
         features0: the reference frame, in which ``points`` lie.
         features1: the current frame.
-        points: ``(N, 2)`` source pixels of the reference.
+        points: ``(N, 2)`` float32 source pixels of the reference.
         coarse: the coarse matches, at least ``MIN_COARSE``.
         forward_backward_px: largest distance of the way there and back, source pixels.
-        prior: the flow to start from; None: that of the coarse matches.
+        prior: the field to start from; None: that of the coarse matches.
+        engine: how flow is found.
 
     Returns:
         ``(N, 2)`` float32 targets in source pixels and ``(N,)`` bool, which of them passed all checks.
     """
     if len(points) == 0 or len(coarse.points0) < MIN_COARSE:
-        return points.copy(), np.zeros(len(points), bool)
-    level = finest_level(max(features0.window.width, features0.window.height))
-    first = _pass(features0, features1, points, prior or coarse_field(coarse, features0), level + 1)
+        return points.clone(), torch.zeros(len(points), dtype=torch.bool, device=points.device)
+    search = _Search(features0, features1, points, engine)
+    first = search.follow(prior or coarse_field(coarse, features0), _FIRST_LEVEL)
     good = first.within(_FIRST_FORWARD_BACKWARD_PX, _LARGEST_FIRST * features0.cell_px)
     good = _agree(points, first.targets, good, features0)
-    field = _corrected(coarse, points[good], first.targets[good], features0)
-    last = _pass(features0, features1, points, field, level)
-    good = last.within(forward_backward_px, _LARGEST_LAST * features0.cell_px)
-    good &= lookup(features1.usable, last.targets)
+    last = search.follow(_corrected(coarse, points, first.targets, good, features0), _LAST_LEVEL)
+    limit = min(forward_backward_px, _WORKING_FORWARD_BACKWARD / float(features0.working.scale.min()))
+    good = last.within(limit, _LARGEST_LAST * features0.cell_px)
+    good &= usable_at(features1, last.targets)
     return last.targets, _agree(points, last.targets, good, features0)
 
 
 @dataclass(frozen=True, eq=False)
-class _Pass:
+class _Followed:
     """Points followed through one warp: ``targets`` ``(N, 2)`` source pixels, and how far each can be believed.
 
     Attributes:
@@ -118,87 +119,91 @@ class _Pass:
         inside: ``(N,)`` bool, the current frame's window has pixels there.
     """
 
-    targets: NDArray[np.float32]
-    there_and_back: NDArray[np.float64]
-    correction: NDArray[np.float64]
-    inside: NDArray[np.bool_]
+    targets: Tensor
+    there_and_back: Tensor
+    correction: Tensor
+    inside: Tensor
 
-    def within(self, there_and_back: float, correction: float) -> NDArray[np.bool_]:
+    def within(self, there_and_back: float, correction: float) -> Tensor:
         """``(N,)`` bool, points that keep both limits."""
         return self.inside & (self.there_and_back < there_and_back) & (self.correction < correction)
 
 
-def _pass(
-    features0: FrameFeatures, features1: FrameFeatures, points: NDArray[np.float32], field: Flow, level: int
-) -> _Pass:
-    """Warp the current frame by ``field`` and find what is left."""
-    w = features0.window
-    origin = _origin(w)
-    local = points - origin
-    warped, inside = _warp(features1, features1.window, field.dense(w.width, w.height), origin)
-    step = bilinear(dense_flow(features0.normalised, warped, level), local)
-    found = local + step
-    back = found + bilinear(dense_flow(warped, features0.normalised, level), found)
-    return _Pass(
-        targets=(found + field(found) + origin).astype(np.float32),
-        there_and_back=np.linalg.norm(back - local, axis=1),
-        correction=np.linalg.norm(step, axis=1),
-        inside=lookup(inside, found),
-    )
+@dataclass(frozen=True, eq=False)
+class _Search:
+    """Points of a reference that are looked for in a current frame."""
+
+    features0: FrameFeatures
+    features1: FrameFeatures
+    points: Tensor
+    engine: Engine
+
+    def follow(self, field: Field, level: int) -> _Followed:
+        """Warp the current frame by ``field`` and find what is left."""
+        window, copy = self.features0.window, self.features0.working
+        there, back, inside = self.engine(self.features0, self.features1, field, level)
+        local = _local(self.points, window)
+        step = self._sampled(there, local)
+        found = local + step
+        returned = step + self._sampled(back, found)
+        x, y = ((found[:, k] + 0.5) * float(copy.scale[k]) - 0.5 for k in (0, 1))
+        return _Followed(
+            targets=torch.stack([found[:, 0] + window.x, found[:, 1] + window.y], 1) + field.at(found),
+            there_and_back=returned.square().sum(1).sqrt(),
+            correction=step.square().sum(1).sqrt(),
+            inside=_at_nearest(inside, x, y),
+        )
+
+    def _sampled(self, flow: Tensor, places: Tensor) -> Tensor:
+        """A flow of the working copy ``(2, h, w)`` at places ``(N, 2)`` of the window, in source pixels."""
+        copy = self.features0.working
+        found = bilinear(flow, places + 0.5, (copy.width, copy.height))
+        return torch.stack([found[:, k] / float(copy.scale[k]) for k in (0, 1)], 1)
 
 
-def _corrected(
-    coarse: CoarseMatches, points: NDArray[np.float32], targets: NDArray[np.float32], features: FrameFeatures
-) -> FlowField:
-    """The flow field of coarse matches and of points that have been found already."""
-    w = features.window
-    return FlowField(
-        np.concatenate([points, coarse.points0]) - _origin(w),
-        np.concatenate([targets - points, coarse.points1 - coarse.points0]),
-        (w.width, w.height),
-        _spacing(features),
+def _corrected(coarse: CoarseMatches, points: Tensor, targets: Tensor, good: Tensor, features: FrameFeatures) -> Field:
+    """The flow field of coarse matches and of the points that have been found already."""
+    window = features.window
+    return fit_field(
+        torch.cat([_local(points, window), _local(coarse.points0, window)]),
+        torch.cat([targets - points, coarse.points1 - coarse.points0]),
+        (window.width, window.height),
+        2 * features.cell_px,
         sigma=_TRACK_SIGMA,
         tolerance=0.5 * features.cell_px,
-        weights=np.concatenate([np.full(len(points), _TRACK_WEIGHT), np.ones(len(coarse.points0))]),
-    )
+        weights=torch.cat([_TRACK_WEIGHT * good, torch.ones_like(coarse.similarity)]),
+    )[0]
 
 
-def _origin(window: Window) -> NDArray[np.float32]:
-    return np.array([window.x, window.y], np.float32)
-
-
-def _spacing(features: FrameFeatures) -> int:
-    return 2 * int(features.cell_px) + 1
-
-
-def _warp(
-    features: FrameFeatures, window: Window, flow: NDArray[np.float32], origin: NDArray[np.float32]
-) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """The current frame's normalised image seen from the reference, and where it has pixels at all."""
-    height, width = flow.shape[:2]
-    shift = origin - np.array([window.x, window.y], np.float32)
-    map_x = flow[..., 0] + (np.arange(width, dtype=np.float32) + shift[0])
-    map_y = flow[..., 1] + (np.arange(height, dtype=np.float32)[:, None] + shift[1])
-    warped = cv2.remap(features.normalised, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    inside = (map_x >= 0) & (map_y >= 0) & (map_x <= window.width - 1) & (map_y <= window.height - 1)
-    return np.asarray(warped, np.uint8), np.asarray(inside)
-
-
-def _agree(
-    points: NDArray[np.float32], targets: NDArray[np.float32], good: NDArray[np.bool_], features: FrameFeatures
-) -> NDArray[np.bool_]:
-    """Drop matches that contradict the smooth motion of their neighbours."""
-    if good.sum() < MIN_COARSE:
-        return np.zeros_like(good)
-    w = features.window
-    spacing = max(w.width, w.height) / 24.0
-    flow = targets[good] - points[good]
-    field = FlowField(points[good] - _origin(w), flow, (w.width, w.height), spacing, sigma=1.5, tolerance=2.0)
+def _agree(points: Tensor, targets: Tensor, good: Tensor, features: FrameFeatures) -> Tensor:
+    """``(N,)`` bool, the ``good`` matches that do not contradict the smooth motion of their good neighbours."""
+    window = features.window
+    size, flow = (window.width, window.height), targets - points
+    spacing = max(size) / 24.0
+    residual = fit_field(_local(points, window), flow, size, spacing, sigma=1.5, tolerance=2.0, weights=good)[1]
     # Neighbours differ more where the motion is larger: parallax and deformation grow with it.
-    limit = np.maximum(3.0, 3.0 * np.median(field.residual)) + 0.1 * np.linalg.norm(flow, axis=1)
-    out = good.copy()
-    out[good] = field.residual < limit
-    return out
+    typical = residual.masked_fill(~good, torch.nan).nanmedian()
+    limit = (3.0 * typical).clamp_min(3.0) + 0.1 * flow.square().sum(1).sqrt()
+    return good & (residual < limit) & (good.sum() >= MIN_COARSE)
+
+
+def usable_at(features: FrameFeatures, points: Tensor) -> Tensor:
+    """``(N,)`` bool: the nearest pixels of source points ``(N, 2)`` may be matched; False outside the image."""
+    return _at_nearest(torch.from_numpy(features.usable).to(points.device), points[:, 0], points[:, 1])
+
+
+def _at_nearest(mask: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """``mask`` ``(h, w)`` at the nearest pixels; False outside and where a coordinate is not finite."""
+    height, width = mask.shape
+    column, row = (torch.nan_to_num(c.round(), nan=-1.0, posinf=-1.0, neginf=-1.0) for c in (x, y))
+    inside = (column >= 0) & (row >= 0) & (column < width) & (row < height)
+    index = row.clamp(0, height - 1).long() * width + column.clamp(0, width - 1).long()
+    return inside & mask.flatten()[index]
+
+
+def _local(points: Tensor, window: Window) -> Tensor:
+    """Source pixels ``(N, 2)`` counted from the centre of the window's top-left pixel."""
+    return torch.stack([points[:, 0] - window.x, points[:, 1] - window.y], 1)
 
 
 STAGE: Refiner = Photometric()

@@ -309,7 +309,7 @@ def test_identity_follows_every_line_of_code_that_matters(copied: Path) -> None:
     for path in ("matching/matcher", "matching/refiners/interface", "models/network", "models/__init__"):
         assert edited(f"{path}.py") == (True, True, False), path
     # A refiner counts where it is used.
-    for path in ("photometric", "flow_field", "dense_flow"):
+    for path in ("photometric", "field", "dense_flow", "opencv_engine"):
         assert edited(f"matching/refiners/{path}.py") == (True, False, False), path
     assert edited("matching/refiners/grid.py") == (False, True, False)
     assert edited("matching/refiners/dense.py") == edited("ros/node.py") == (False, False, False)

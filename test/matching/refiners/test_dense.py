@@ -6,17 +6,18 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from support.flow import at, coarse_matches, tensor
 from support.tissue import HEIGHT, WIDTH, deformation, deformed
 from support.tissue import tissue as picture
 
 from endomatch_ros.errors import ConfigError
 from endomatch_ros.matching import Matcher, MatcherConfig, StreamMatcher
 from endomatch_ros.matching import matcher as matcher_module
-from endomatch_ros.matching.coarse import CoarseMatches
 from endomatch_ros.matching.features import FrameFeatures, Window
 from endomatch_ros.matching.refiners import REFINERS
 from endomatch_ros.matching.refiners.dense_consistency import consistent
-from endomatch_ros.matching.refiners.dense_field import DenseField, dense_field
+from endomatch_ros.matching.refiners.dense_field import dense_field
+from endomatch_ros.matching.refiners.field import Field
 from endomatch_ros.models.network import dense_head
 from endomatch_ros.models.z_matching import Matching
 
@@ -102,31 +103,34 @@ def test_an_affine_motion_comes_out_in_source_pixels(name):
     inner = np.random.default_rng(0).uniform([5, 5], [window0.width - 5, window0.height - 5], (300, 2))
     source = inner + np.array([window0.x, window0.y])
     expected = source @ matrix[:, :2].T + matrix[:, 2] - source
-    assert np.abs(field(inner) - expected).max() < 2e-3
+    assert np.abs(at(field, inner) - expected).max() < 2e-3
 
 
 @pytest.mark.parametrize("grid", [(7, 9), (31, 40), (64, 80)])
 def test_the_field_at_every_pixel_is_the_field_at_points(grid):
     rng = np.random.default_rng(1)
-    field = DenseField(rng.normal(0, 9, (*grid, 2)).astype(np.float32), (201, 155))
+    field = Field(tensor(rng.normal(0, 9, (2, *grid))), (201, 155))
     y, x = np.mgrid[:155, :201]
     points = np.stack([x.ravel(), y.ravel()], 1)
-    assert np.abs(field.dense(201, 155).reshape(-1, 2) - field(points)).max() < 1e-3  # of noise of 9 px, float32
-    assert np.array_equal(field.dense(120, 90), field.dense(201, 155)[:90, :120])
+    everywhere = field.over(201, 155).numpy()
+    assert np.abs(everywhere.reshape(2, -1).T - at(field, points)).max() < 1e-3  # of noise of 9 px, float32
+    half = field.over(67, 31).numpy().reshape(2, -1).T  # the centres of cells of 3 × 5 px
+    y, x = np.mgrid[2:155:5, 1:201:3]
+    assert np.abs(half - at(field, np.stack([x.ravel(), y.ravel()], 1))).max() < 1e-3
 
 
 def test_an_untrained_head_says_that_nothing_moves(matcher, tissue):
     a, b = matcher.extract(tissue), matcher.extract(deformed(tissue))
     field = dense_field(matcher.network, a, b)
-    assert field.nodes.shape == (*a.descriptors.shape[1:], 2)
-    assert np.abs(field.nodes).max() < 1e-4
+    assert field.nodes.shape == (2, *a.descriptors.shape[1:])
+    assert field.nodes.abs().max() < 1e-4
 
 
 def useless(*_):
     """Coarse matches at random."""
     rng = np.random.default_rng(2)
     spread = rng.uniform(0, [WIDTH, HEIGHT], (2, 400, 2))
-    return CoarseMatches(spread[0], spread[1], np.ones(400, np.float32))
+    return coarse_matches(*spread)
 
 
 def test_the_prior_is_the_heads_field_and_not_the_coarse_matches(matcher, tissue, monkeypatch):
@@ -151,9 +155,9 @@ def test_the_check_drops_what_was_planted_and_nothing_else():
     assert frame.cell_px == 8.0
     # Over the window's 40 cells a flow that is linear, and so exact between them.
     columns = (np.arange(40) + 0.5) * 8 - 0.5
-    nodes = np.zeros((32, 40, 2), np.float32)
-    nodes[..., 0] = 10 + 0.05 * columns
-    field = DenseField(nodes, (320, 256))
+    nodes = np.zeros((2, 32, 40), np.float32)
+    nodes[0] = 10 + 0.05 * columns
+    field = Field(tensor(nodes), (320, 256))
     points = rng.uniform([30, 20], [320, 250], (500, 2))
     direction = rng.normal(0, 1, (500, 2))
     direction /= np.linalg.norm(direction, axis=1, keepdims=True)

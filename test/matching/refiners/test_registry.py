@@ -5,11 +5,12 @@ import sys
 
 import numpy as np
 import pytest
+from support.flow import coarse_matches
 from support.tissue import HEIGHT, WIDTH, deformation, deformed, tissue
 
 from endomatch_ros.errors import ConfigError
 from endomatch_ros.matching import Matcher, MatcherConfig, StreamMatcher, refiners
-from endomatch_ros.matching.coarse import CoarseMatches, match_coarse
+from endomatch_ros.matching.coarse import match_coarse
 from endomatch_ros.matching.keypoints import detect
 from endomatch_ros.matching.refiners import CHECKS, REFINERS, Entry
 from endomatch_ros.matching.refiners.interface import Pair
@@ -58,7 +59,7 @@ def test_points_stay_where_they_are_or_lie_on_the_coarse_matches(matcher, frames
     if refiner.keeps_points:
         assert np.array_equal(found.points0, points)
     else:
-        coarse = {tuple(point) for point in pair.coarse.points0.astype(np.float32).tolist()}
+        coarse = {tuple(point) for point in pair.coarse.points0.tolist()}
         assert {tuple(point) for point in found.points0.tolist()} <= coarse
         assert len(found.points0) <= matcher.config.max_keypoints
 
@@ -101,7 +102,7 @@ def test_targets_are_as_right_as_is_claimed(matcher, frames):
 
 
 def test_without_coarse_matches_and_without_points_there_is_nothing(matcher, frames):
-    none = CoarseMatches(np.zeros((0, 2)), np.zeros((0, 2)), np.zeros(0, np.float32))
+    none = coarse_matches(np.zeros((0, 2)), np.zeros((0, 2)))
     assert not refine(matcher, frames, coarse=none)[2].good.any()
     refiner, _, found = refine(matcher, frames, points=np.zeros((0, 2), np.float32))
     assert len(found.points0) == 0 or not refiner.keeps_points
