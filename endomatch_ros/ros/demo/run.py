@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 
-from endomatch_ros.data.synthetic import SceneConfig, SyntheticEndoscope
+from endomatch_ros.data.synthetic import SceneConfig, SyntheticEndoscope, parse_size
 from endomatch_ros.errors import ConfigError, DataError
 from endomatch_ros.ros.demo import report as report
 from endomatch_ros.ros.demo.recorder import Recorder
@@ -190,10 +190,7 @@ def _scene_config(args: argparse.Namespace) -> SceneConfig:
     for name, low, high in (("seconds", 0.5, 3600.0), ("rate", 0.5, 60.0), ("distinct", 2, 10000)):
         if not low <= getattr(args, name) <= high:
             raise ConfigError(f"--{name} {getattr(args, name)} is outside {low} to {high}")
-    try:
-        width, height = (int(part) for part in args.size.lower().split("x"))
-    except ValueError:
-        raise ConfigError(f"--size {args.size!r} is not WIDTHxHEIGHT, e.g. 640x512") from None
+    width, height = parse_size(args.size)
     return SceneConfig(seed=args.seed, kind=args.kind, width=width, height=height)
 
 

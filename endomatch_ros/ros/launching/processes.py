@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
 from endomatch_ros.errors import EndomatchError
-
-_PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+from endomatch_ros.processes import end_with_parent
 
 
 class ChildError(EndomatchError):
@@ -63,6 +59,11 @@ class Child:
         self.stop()
 
     @property
+    def pid(self) -> int:
+        """Process id."""
+        return self._process.pid
+
+    @property
     def status(self) -> int | None:
         """Exit status, None while running."""
         return self._process.poll()
@@ -98,9 +99,3 @@ class Child:
         self._process.wait()
         if self._process.stdout is not None:
             self._process.stdout.close()
-
-
-def end_with_parent() -> None:
-    """Have Linux send this process SIGTERM when its parent has died; elsewhere nothing."""
-    if _LIBC is not None:
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
