@@ -29,8 +29,8 @@ PRECISION_PX = 3.0
 PCK_PX = (5.0, 10.0)
 
 _OURS_COLOUR = "#D55E00"
-# Okabe and Ito's palette, which remains distinct with colour blindness; markers tell the lines apart in grey, too.
-_COLOURS = ("#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D1F", "#5D3A9B")
+COLOURS = ("#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D1F", "#5D3A9B")
+"""Okabe and Ito's palette, which remains distinct with colour blindness; markers tell lines apart in grey, too."""
 _MARKERS = "sv^DPX*o"
 _TICKS = (0.25, 0.5, 1, 2, 3, 5, 10)
 _PANEL_WIDTH = 640
@@ -247,7 +247,7 @@ def _style(method: str, rows: Sequence[Row]) -> dict[str, Any]:
     methods = dict.fromkeys(row.method for row in rows if row.method != "identity")
     ours = [name for name in methods if name.startswith(OURS)]
     index = (ours if method in ours else [name for name in methods if name not in ours]).index(method)
-    style = {"marker": _MARKERS[index % len(_MARKERS)], "color": _COLOURS[index % len(_COLOURS)], "zorder": 2}
+    style = {"marker": _MARKERS[index % len(_MARKERS)], "color": COLOURS[index % len(COLOURS)], "zorder": 2}
     if method in ours:  # several are variants of one: one colour, other lines
         lines = {"linestyle": ("-", "-.", ":")[index % 3], "linewidth": 2.6 if index == 0 else 1.8}
         return style | lines | {"color": _OURS_COLOUR, "markersize": 4.5, "zorder": 3}
