@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,8 @@ from endomatch_ros.errors import ConfigError, DataError
 from endomatch_ros.ros.demo import report as report
 from endomatch_ros.ros.demo.recorder import Recorder
 from endomatch_ros.ros.launching import dds
-from endomatch_ros.ros.launching.processes import Child, ChildError
+from endomatch_ros.ros.launching.lifetime import interruptible
+from endomatch_ros.ros.launching.processes import Child, ChildError, node_command
 from endomatch_ros.ros.messages.clouds import unpack_values
 
 MODEL_STATUS, PROCESSING_STATUS = "/endomatch: model", "/endomatch: processing"
@@ -66,8 +66,8 @@ def main(argv: list[str] | None = None) -> int:
     output: Path = args.output
     _clear(output)
     console = Console()
-    with _interruptible(), contextlib.ExitStack() as stack:
-        environment = stack.enter_context(_own_domain())
+    with interruptible(), contextlib.ExitStack() as stack:
+        environment = stack.enter_context(dds.own_domain())
         rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
         stack.callback(rclpy.try_shutdown)
         recorder = stack.enter_context(Recorder(output / "bag", TOPICS))
@@ -204,10 +204,8 @@ def _times(args: argparse.Namespace) -> list[float]:
 
 
 def _node_command(args: argparse.Namespace) -> list[str]:
-    remap = [f"{name}:=/endoscope/{name}" for name in ("image_raw", "camera_info")]
-    given = [f"model:={args.model}", f"device:={args.device}"]
-    options = [part for rule in remap for part in ("-r", rule)] + [part for value in given for part in ("-p", value)]
-    return [sys.executable, "-m", "endomatch_ros.ros.node", "--ros-args", *options]
+    remappings = {name: f"/endoscope/{name}" for name in ("image_raw", "camera_info")}
+    return node_command({"model": args.model, "device": args.device}, remappings)
 
 
 def _camera_command(args: argparse.Namespace, config: SceneConfig) -> list[str]:
@@ -224,31 +222,3 @@ def _clear(output: Path) -> None:
     output.mkdir(parents=True, exist_ok=True)
     for path in [*(output / name for name in _OWN_FILES), *output.glob("overlay_*.png")]:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _own_domain() -> Iterator[dict[str, str]]:
-    """The environment for the children, in force here too for as long: a ROS domain that nobody else uses."""
-    before = dict(os.environ)
-    dds.prepare(os.environ, domain_id=1 + os.getpid() % 100)
-    try:
-        yield dict(os.environ)
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """SIGTERM and SIGHUP (the terminal is closed) end the demo in the same orderly way as Ctrl-C."""
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = {kind: signal.signal(kind, interrupt) for kind in (signal.SIGTERM, signal.SIGHUP)}
-    before[signal.SIGINT] = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    finally:
-        for kind, handler in before.items():
-            signal.signal(kind, handler)

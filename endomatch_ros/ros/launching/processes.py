@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -99,3 +100,10 @@ class Child:
         self._process.wait()
         if self._process.stdout is not None:
             self._process.stdout.close()
+
+
+def node_command(parameters: Mapping[str, object], remappings: Mapping[str, str]) -> list[str]:
+    """The command line of the matcher node, for a :class:`Child`; the topics by the node's own names."""
+    rules = [part for name, topic in remappings.items() for part in ("-r", f"{name}:={topic}")]
+    given = [part for name, value in parameters.items() for part in ("-p", f"{name}:={value}")]
+    return [sys.executable, "-m", "endomatch_ros.ros.node", "--ros-args", *rules, *given]
