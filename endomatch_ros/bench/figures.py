@@ -15,6 +15,8 @@ from endomatch_ros.processes import usage
 
 T = TypeVar("T")
 
+Quantiles = dict[str, float]
+"""Milliseconds by ``p50``, ``p95`` and ``p99``."""
 WARM_UP = 2
 """Pairs at the start of a stream that do not count: they load, allocate and compile."""
 
@@ -36,7 +38,7 @@ def clock(work: Callable[[], T], device: torch.device) -> tuple[T, Took]:
     return result, Took(1e3 * (time.perf_counter() - start), 1e3 * (time.process_time() - cpu))
 
 
-def percentiles(values: Sequence[float] | NDArray[np.float64]) -> dict[str, float] | None:
+def percentiles(values: Sequence[float] | NDArray[np.float64]) -> Quantiles | None:
     """p50, p95 and p99; None of nothing."""
     if not len(values):
         return None

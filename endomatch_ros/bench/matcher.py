@@ -9,11 +9,26 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from endomatch_ros.bench.figures import WARM_UP, Took, clock, memory, percentiles
+from endomatch_ros.bench.figures import WARM_UP, Quantiles, Took, clock, memory, percentiles
 from endomatch_ros.evaluation.methods.interface import NamedMethod
 from endomatch_ros.matching import Matcher, Matches
 
 Image = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class PeerFigures:
+    """Another method on the same pairs.
+
+    Attributes:
+        milliseconds: per pair.
+        matches: mean per pair.
+        ratio: endomatch's time by this one's, the median of the pairs' ratios.
+    """
+
+    milliseconds: Quantiles | None
+    matches: float
+    ratio: float
 
 
 @dataclass(frozen=True)
@@ -27,17 +42,16 @@ class BareFigures:
         matches: mean per pair.
         cpu_percent: processor time per wall-clock time of the pushes; 100 is one core.
         memory_mib: see :func:`~endomatch_ros.bench.figures.memory`.
-        peers: milliseconds and mean number of matches of each other method, and ``ratio``: the median over the pairs of
-            endomatch's time by the peer's.
+        peers: the other methods by name.
     """
 
     pairs: int
-    milliseconds: dict[str, float] | None
-    stages: dict[str, dict[str, float] | None]
+    milliseconds: Quantiles | None
+    stages: dict[str, Quantiles | None]
     matches: float
     cpu_percent: float
     memory_mib: dict[str, float]
-    peers: dict[str, dict[str, object]]
+    peers: dict[str, PeerFigures]
 
 
 def push_all(matcher: Matcher, images: Sequence[Image]) -> list[tuple[Matches, Took]]:
@@ -58,14 +72,11 @@ def measure_matcher(matcher: Matcher, images: Sequence[Image], peers: Sequence[N
     total = np.array([took.ms for took in pushes])
     timings = [matches.timings for (matches, _), _ in rounds]
     stages = dict.fromkeys(stage for each in timings for stage in each)
-    found: dict[str, dict[str, object]] = {}
+    found: dict[str, PeerFigures] = {}
     for index, peer in enumerate(peers):
         times = np.array([others[index][1].ms for _, others in rounds])
-        found[peer.name] = {
-            "milliseconds": percentiles(times),
-            "matches": round(float(np.mean([len(others[index][0]) for _, others in rounds])), 1),
-            "ratio": round(float(np.median(total / times)), 3),
-        }
+        count = float(np.mean([len(others[index][0]) for _, others in rounds]))
+        found[peer.name] = PeerFigures(percentiles(times), round(count, 1), round(float(np.median(total / times)), 3))
     return BareFigures(
         pairs=len(rounds),
         milliseconds=percentiles(total),

@@ -16,6 +16,7 @@ from rich.status import Status
 from endomatch_ros import __version__
 from endomatch_ros.bench.machine import machine
 from endomatch_ros.bench.matcher import measure_matcher
+from endomatch_ros.bench.node import measure_node
 from endomatch_ros.bench.report import print_report, write_report
 from endomatch_ros.bench.scaling import measure_cameras, measure_points
 from endomatch_ros.bench.soak import measure_soak
@@ -23,7 +24,7 @@ from endomatch_ros.bench.stream import Stream, recorded_stream, synthetic_stream
 from endomatch_ros.data.synthetic import parse_size
 from endomatch_ros.evaluation.methods.interface import NamedMethod
 from endomatch_ros.evaluation.methods.registry import named_methods
-from endomatch_ros.evaluation.options import load_matcher
+from endomatch_ros.evaluation.options import chosen_settings, load_matcher
 from endomatch_ros.matching import Matcher
 
 _QUICK_GRID = (256, 512), (1000, 6000)
@@ -88,13 +89,22 @@ def _measure_matcher(
     return asdict(measure_matcher(matcher, stream.images, peers))
 
 
+def _measure_node(
+    args: argparse.Namespace, matcher: Matcher, stream: Stream, peers: list[NamedMethod]
+) -> dict[str, Any]:
+    parameters: dict[str, object] = {"model": args.model, "device": args.device, **chosen_settings(args)}
+    if args.backbone_weights is not None:
+        parameters["backbone_weights"] = args.backbone_weights
+    return asdict(measure_node(matcher, stream, parameters, args.rates, args.seconds, args.beside))
+
+
 def _measure_scaling(
     args: argparse.Namespace, matcher: Matcher, stream: Stream, peers: list[NamedMethod]
 ) -> dict[str, Any]:
     points = partial(measure_points, matcher, stream)
     return {
-        "points": points(*_QUICK_GRID) if args.quick else points(),
-        "cameras": measure_cameras(matcher, stream.images),
+        "points": [asdict(point) for point in (points(*_QUICK_GRID) if args.quick else points())],
+        "cameras": [asdict(each) for each in measure_cameras(matcher, stream.images)],
     }
 
 
@@ -107,6 +117,7 @@ def _measure_soak(
 _Measure = Callable[[argparse.Namespace, Matcher, Stream, list[NamedMethod]], dict[str, Any]]
 _MEASURES: dict[str, _Measure] = {
     "matcher": _measure_matcher,
+    "node": _measure_node,
     "scaling": _measure_scaling,
     "soak": _measure_soak,
 }

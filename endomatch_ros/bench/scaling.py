@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from endomatch_ros.bench.figures import WARM_UP, clock, percentiles
+from endomatch_ros.bench.figures import WARM_UP, Quantiles, clock, percentiles
 from endomatch_ros.bench.stream import Stream
 from endomatch_ros.data.frames import to_and_fro
 from endomatch_ros.evaluation.score import PairScore, Prediction, score, summarise
@@ -21,19 +22,51 @@ CAMERAS = (1, 2, 4)
 Image = NDArray[np.uint8]
 
 
+@dataclass(frozen=True)
+class PointFigures:
+    """An operating point of the matcher.
+
+    Attributes:
+        resolution, max_keypoints: its settings.
+        milliseconds: of a push.
+        matches: mean per pair.
+        p1: share of the matches within 1 px of their true epipolar line, mean over the pairs; None where unknown.
+        pck1, pck3: share of them within 1 and 3 px of their true partner, likewise.
+    """
+
+    resolution: int
+    max_keypoints: int
+    milliseconds: Quantiles | None
+    matches: float
+    p1: float | None
+    pck1: float | None
+    pck3: float | None
+
+
+@dataclass(frozen=True)
+class CameraFigures:
+    """Several cameras on one matcher.
+
+    Attributes:
+        cameras: how many.
+        milliseconds: of a moment, one frame of each.
+        network: of the one pass of the network in it.
+        ratio: of that pass to a pass for each frame, the median of the moments' ratios.
+    """
+
+    cameras: int
+    milliseconds: Quantiles | None
+    network: Quantiles | None
+    ratio: float
+
+
 def measure_points(
     matcher: Matcher,
     stream: Stream,
     resolutions: Sequence[int] = RESOLUTIONS,
     max_keypoints: Sequence[int] = MAX_KEYPOINTS,
-) -> list[dict[str, object]]:
-    """Time and accuracy of every operating point, each with a stream of its own, frame by frame in turn.
-
-    Returns:
-        For each point ``resolution``, ``max_keypoints``, ``milliseconds``, ``matches`` (mean per pair), and where the
-        truth is known ``p1`` (share of matches within 1 px of their epipolar line, mean over the pairs), ``pck1`` and
-        ``pck3`` (of their true partner), else None.
-    """
+) -> list[PointFigures]:
+    """Time and accuracy of every operating point, each with a stream of its own, frame by frame in turn."""
     points = [(resolution, most) for resolution in resolutions for most in max_keypoints]
     streams = [matcher.with_config(resolution=r, max_keypoints=m).stream() for r, m in points]
     times: list[list[float]] = [[] for _ in points]
@@ -47,46 +80,33 @@ def measure_points(
             times[index].append(took.ms)
             said = Prediction(str(index), 1, (position - 1, position), matches, took.ms)
             scores[index].append(score(said, truth, *stream.frames[position - 1 : position + 1]))
-    return [
-        {"resolution": r, "max_keypoints": m, "milliseconds": percentiles(own), **_accuracy(judged)}
-        for (r, m), own, judged in zip(points, times, scores, strict=True)
-    ]
+    return [_point(r, m, own, judged) for (r, m), own, judged in zip(points, times, scores, strict=True)]
 
 
-def _accuracy(scores: Sequence[PairScore]) -> dict[str, float | None]:
+def _point(resolution: int, max_keypoints: int, times: Sequence[float], scores: Sequence[PairScore]) -> PointFigures:
     (row,) = summarise(scores)
-    figures = {"p1": row.precision[1.0], "pck1": row.pck[1.0], "pck3": row.pck[3.0]}
-    known = {name: None if np.isnan(value) else round(value, 4) for name, value in figures.items()}
-    return {"matches": round(row.matches, 1), **known}
+    shares = (row.precision[1.0], row.pck[1.0], row.pck[3.0])
+    known = (None if np.isnan(share) else round(share, 4) for share in shares)
+    return PointFigures(resolution, max_keypoints, percentiles(times), round(row.matches, 1), *known)
 
 
-def measure_cameras(
-    matcher: Matcher, images: Sequence[Image], cameras: Sequence[int] = CAMERAS
-) -> list[dict[str, object]]:
+def measure_cameras(matcher: Matcher, images: Sequence[Image], cameras: Sequence[int] = CAMERAS) -> list[CameraFigures]:
     """What several cameras cost, as the node matches them: one pass of the network for all frames of a moment.
 
     Each sees the same stream, at another moment of it.
-
-    Returns:
-        For each number ``cameras``, ``milliseconds`` of a whole moment, and of its ``network`` pass, and ``ratio``: the
-        median of that pass by as many passes of one frame.
     """
     return [_moments(matcher, images, count) for count in cameras]
 
 
-def _moments(matcher: Matcher, images: Sequence[Image], cameras: int) -> dict[str, object]:
+def _moments(matcher: Matcher, images: Sequence[Image], cameras: int) -> CameraFigures:
     streams = [matcher.stream() for _ in range(cameras)]
     # Half the stream between the first and the last; to and fro, so that no camera jumps.
     offsets = [len(images) // 2 * camera // cameras for camera in range(cameras)]
     shown = list(to_and_fro(images, 2 * len(images)))
     moments = [_moment(matcher, streams, [shown[k + offset] for offset in offsets]) for k in range(len(images))]
     whole, together, apart = np.array(moments[WARM_UP + 1 :]).T
-    return {
-        "cameras": cameras,
-        "milliseconds": percentiles(whole),
-        "network": percentiles(together),
-        "ratio": round(float(np.median(together / apart)), 3),
-    }
+    ratio = round(float(np.median(together / apart)), 3)
+    return CameraFigures(cameras, percentiles(whole), percentiles(together), ratio)
 
 
 def _moment(matcher: Matcher, streams: Sequence[StreamMatcher], images: Sequence[Image]) -> tuple[float, float, float]:

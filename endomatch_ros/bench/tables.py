@@ -12,6 +12,8 @@ LEFT = ("method", "stage", "run", "drops")
 """Headings of columns that hold text."""
 _QUANTILES = ("p50", "p95", "p99")
 _UNKNOWN = "–"
+_NODE_S_OWN = ("decode", "geometry", "publish")
+"""Stages of the node that a push has not."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,48 @@ def _matcher(part: Mapping[str, Any]) -> Iterator[Table]:
     held = part["memory_mib"]
     figures = [number(part["cpu_percent"]), number(held.get("rss")), number(held.get("device"))]
     yield Table("Load of the bare matcher", ("CPU %", "memory MiB", "GPU memory MiB"), [figures])
+
+
+def _node(part: Mapping[str, Any]) -> Iterator[Table]:
+    runs = {_run_name(run): run for run in (part["in_step"], *part["runs"])}
+    rows = [
+        [
+            name,
+            f"{run['answered']} of {run['sent']}",
+            number(run["answers_hz"], 1),
+            *_spread(run["latency"]),
+            *_spread(run["arrival"], 2),
+            ", ".join(f"{cause} {count}" for cause, count in run["drops"].items()) or "none",
+        ]
+        for name, run in runs.items()
+    ]
+    headings = ("run", "answers", "per s", *_headings("latency"), *_headings("stamp to arrival", 2), "drops")
+    yield Table("Node", headings, rows)
+    stages = dict.fromkeys(stage for run in runs.values() for stage in run["stages"])
+    rows = [[stage, *("/".join(_spread(run["stages"].get(stage))) for run in runs.values())] for stage in stages]
+    rows.append(["latency", *("/".join(_spread(run["latency"])) for run in runs.values())])
+    yield Table("Node by stage, ms p50/p95/p99", ("stage", *runs), rows)
+    rows = [
+        [name, number(run["cpu_percent"]), number(run["rss_start"]), number(run["rss_end"])]
+        for name, run in runs.items()
+    ]
+    yield Table("Load of the node's process", ("run", "CPU %", "MiB at start", "MiB at end"), rows)
+    bare, step = part["bare"], part["in_step"]
+    own = [step["stages"].get(stage) for stage in _NODE_S_OWN]
+    alone = sum(spread["p50"] for spread in own) if all(own) else None
+    row = [
+        number(step["working"], 1),
+        number(bare and bare["p50"], 1),
+        number(part["overhead_ms"], 1),
+        number(alone, 1),
+    ]
+    headings = ("node, in step", "bare push", "difference", "of it " + ", ".join(_NODE_S_OWN))
+    yield Table("Overhead of the node, ms p50", headings, [row])
+
+
+def _run_name(run: Mapping[str, Any]) -> str:
+    name = f"{run['rate']:g} Hz" if run["rate"] else "in step"
+    return f"{name}, {run['beside']} busy" if run["beside"] else name
 
 
 def _scaling(part: Mapping[str, Any]) -> Iterator[Table]:
@@ -87,7 +131,7 @@ def _soak(part: Mapping[str, Any]) -> Iterator[Table]:
     yield Table("Soak", tuple(headings), [row])
 
 
-_MAKERS = {"matcher": _matcher, "scaling": _scaling, "soak": _soak}
+_MAKERS = {"matcher": _matcher, "node": _node, "scaling": _scaling, "soak": _soak}
 
 
 def _headings(what: str, count: int = 3) -> list[str]:
