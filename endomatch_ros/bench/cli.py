@@ -14,8 +14,8 @@ from endomatch_ros.errors import ConfigError, check_range
 from endomatch_ros.evaluation.options import add_model_options, add_setting_options
 
 PARTS = ("matcher", "node", "scaling", "soak")
-LEFT_OUT = ("mask",)
-"""Options of a source that mean something else here: the matcher's setting has this name."""
+LEFT_OUT = ("mask", "rate")
+"""Options of a source that mean nothing here; a setting of the matcher and the camera's rates are called so."""
 _QUICK = {"size": "640x512", "frames": 8, "seconds": 3.0}
 _FULL = {"size": "1280x1024", "frames": 30, "seconds": 10.0}
 _EPILOG = f"""\
@@ -91,7 +91,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--peers", nargs="*", default=["klt", "sift"], metavar="METHOD", help="as endomatch evaluate --methods "
         "(default: klt sift)")  # fmt: skip
-    add("--only", nargs="+", choices=PARTS, metavar="PART", help=f"{', '.join(PARTS)} (default: all that is asked for)")
+    add(
+        "--only",
+        nargs="+",
+        choices=PARTS,
+        metavar="PART",
+        help=f"{', '.join(PARTS)} (default: all, given --soak)",
+    )
     add("--quick", action="store_true", help="fewer and smaller frames, a shorter stream")
     add("--frames", type=int, metavar="N", help=f"of the source (default: {_FULL['frames']}, quick {_QUICK['frames']})")
     add("--size", metavar="WxH", help=f"of the synthetic frames (default: {_FULL['size']}, quick {_QUICK['size']})")

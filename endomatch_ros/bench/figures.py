@@ -11,10 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from endomatch_ros.processes import usage
-
 T = TypeVar("T")
 
+MIB = 2**20
 Quantiles = dict[str, float]
 """Milliseconds by ``p50``, ``p95`` and ``p99``."""
 WARM_UP = 2
@@ -23,19 +22,32 @@ WARM_UP = 2
 
 @dataclass(frozen=True)
 class Took:
-    """Wall-clock and processor time of a piece of work, ms; the processor's of all threads of the process."""
+    """What a piece of work took.
+
+    Attributes:
+        ms: by the clock on the wall.
+        cpu_ms: processor time of all threads of the process.
+        device_mib: the most that PyTorch held on the GPU meanwhile; 0 on a CPU.
+    """
 
     ms: float
     cpu_ms: float
+    device_mib: float = 0.0
 
 
 def clock(work: Callable[[], T], device: torch.device) -> tuple[T, Took]:
-    """The work's result, and how long it took until the device was done with it."""
+    """The work's result, and what it took until the device was done with it."""
+    on_gpu = device.type == "cuda"
+    if on_gpu:
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
     start, cpu = time.perf_counter(), time.process_time()
     result = work()
-    if device.type == "cuda":
+    if on_gpu:
         torch.cuda.synchronize(device)
-    return result, Took(1e3 * (time.perf_counter() - start), 1e3 * (time.process_time() - cpu))
+    ms, cpu_ms = 1e3 * (time.perf_counter() - start), 1e3 * (time.process_time() - cpu)
+    held = torch.cuda.max_memory_allocated(device) / MIB if on_gpu else 0.0
+    return result, Took(ms, cpu_ms, held)
 
 
 def percentiles(values: Sequence[float] | NDArray[np.float64]) -> Quantiles | None:
@@ -43,13 +55,3 @@ def percentiles(values: Sequence[float] | NDArray[np.float64]) -> Quantiles | No
     if not len(values):
         return None
     return {f"p{q}": round(float(np.percentile(values, q)), 2) for q in (50, 95, 99)}
-
-
-def memory(device: torch.device) -> dict[str, float]:
-    """MiB that this process holds, ``rss``, and the most that it held on a GPU, ``device``; without what is unknown."""
-    known = {}
-    if (own := usage()) is not None:
-        known["rss"] = round(own.rss_mib, 1)
-    if device.type == "cuda":
-        known["device"] = round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
-    return known

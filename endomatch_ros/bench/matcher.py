@@ -9,9 +9,10 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from endomatch_ros.bench.figures import WARM_UP, Quantiles, Took, clock, memory, percentiles
+from endomatch_ros.bench.figures import WARM_UP, Quantiles, Took, clock, percentiles
 from endomatch_ros.evaluation.methods.interface import NamedMethod
 from endomatch_ros.matching import Matcher, Matches
+from endomatch_ros.processes import usage
 
 Image = NDArray[np.uint8]
 
@@ -41,7 +42,8 @@ class BareFigures:
         stages: of its stages, as ``Matches.timings`` names them, in their order.
         matches: mean per pair.
         cpu_percent: processor time per wall-clock time of the pushes; 100 is one core.
-        memory_mib: see :func:`~endomatch_ros.bench.figures.memory`.
+        rss_mib: memory of this process; None where the machine does not tell.
+        device_mib: the most that a push held on the GPU; None on a CPU.
         peers: the other methods by name.
     """
 
@@ -50,7 +52,8 @@ class BareFigures:
     stages: dict[str, Quantiles | None]
     matches: float
     cpu_percent: float
-    memory_mib: dict[str, float]
+    rss_mib: float | None
+    device_mib: float | None
     peers: dict[str, PeerFigures]
 
 
@@ -72,6 +75,7 @@ def measure_matcher(matcher: Matcher, images: Sequence[Image], peers: Sequence[N
     total = np.array([took.ms for took in pushes])
     timings = [matches.timings for (matches, _), _ in rounds]
     stages = dict.fromkeys(stage for each in timings for stage in each)
+    own, held = usage(), max(took.device_mib for took in pushes)
     found: dict[str, PeerFigures] = {}
     for index, peer in enumerate(peers):
         times = np.array([others[index][1].ms for _, others in rounds])
@@ -83,7 +87,8 @@ def measure_matcher(matcher: Matcher, images: Sequence[Image], peers: Sequence[N
         stages={stage: percentiles([each[stage] for each in timings if stage in each]) for stage in stages},
         matches=round(float(np.mean([len(matches) for (matches, _), _ in rounds])), 1),
         cpu_percent=round(100 * sum(took.cpu_ms for took in pushes) / float(total.sum()), 1),
-        memory_mib=memory(matcher.device),
+        rss_mib=None if own is None else round(own.rss_mib, 1),
+        device_mib=round(held, 1) if held else None,
         peers=found,
     )
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
+from endomatch_ros.bench.plot import write_plot
 from endomatch_ros.bench.tables import LEFT, Table, tables
 from endomatch_ros.evaluation.report import empty_table, markdown_table
 
@@ -26,13 +27,13 @@ def print_report(report: Mapping[str, Any], console: Console) -> None:
 
 
 def write_report(folder: Path, report: Mapping[str, Any]) -> list[Path]:
-    """Write all three files into ``folder``, which is made if need be; their paths."""
+    """Write them into ``folder``, which is made if need be; their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / "bench.json", folder / "bench.md"]
     paths[0].write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
     parts = [f"# Benchmark\n\n{conditions(report)}\n", *(f"## {t.title}\n\n{markdown(t)}" for t in tables(report))]
     paths[1].write_text("\n".join(parts))
-    return paths
+    return [*paths, *write_plot(folder / "bench.png", report)]
 
 
 def markdown(table: Table) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from endomatch_ros.bench.figures import MIB
 from endomatch_ros.data.frames import to_and_fro
 from endomatch_ros.errors import ConfigError
 from endomatch_ros.matching import Matcher
@@ -58,7 +59,7 @@ def measure_soak(
             now = usage()
             samples.append((number, now.rss_mib if now is not None else np.nan))
             if matcher.device.type == "cuda":
-                held.append(torch.cuda.memory_allocated(matcher.device) / 2**20)
+                held.append(torch.cuda.memory_allocated(matcher.device) / MIB)
     at, rss = np.array(samples).T
     slope = 1000 * float(np.polyfit(at, rss, 1)[0]) if len(at) > 1 else 0.0
     ends = (round(held[0], 1), round(held[-1], 1)) if held else (None, None)

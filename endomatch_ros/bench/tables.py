@@ -46,13 +46,12 @@ def _matcher(part: Mapping[str, Any]) -> Iterator[Table]:
         for name, each in part["peers"].items()
     ]
     yield Table("Beside others", ("method", *_headings("ms"), "matches", "endomatch takes, times"), [own, *others])
-    held = part["memory_mib"]
-    figures = [number(part["cpu_percent"]), number(held.get("rss")), number(held.get("device"))]
+    figures = [number(part["cpu_percent"]), number(part["rss_mib"]), number(part["device_mib"])]
     yield Table("Load of the bare matcher", ("CPU %", "memory MiB", "GPU memory MiB"), [figures])
 
 
 def _node(part: Mapping[str, Any]) -> Iterator[Table]:
-    runs = {_run_name(run): run for run in (part["in_step"], *part["runs"])}
+    runs = {run_name(run): run for run in (part["in_step"], *part["runs"])}
     rows = [
         [
             name,
@@ -88,7 +87,8 @@ def _node(part: Mapping[str, Any]) -> Iterator[Table]:
     yield Table("Overhead of the node, ms p50", headings, [row])
 
 
-def _run_name(run: Mapping[str, Any]) -> str:
+def run_name(run: Mapping[str, Any]) -> str:
+    """What a run of the node is called."""
     name = f"{run['rate']:g} Hz" if run["rate"] else "in step"
     return f"{name}, {run['beside']} busy" if run["beside"] else name
 
