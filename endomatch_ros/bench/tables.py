@@ -83,7 +83,7 @@ def _node(part: Mapping[str, Any]) -> Iterator[Table]:
         number(part["overhead_ms"], 1),
         number(alone, 1),
     ]
-    headings = ("node, in step", "bare push", "difference", "of it " + ", ".join(_NODE_S_OWN))
+    headings = ("node, in step", "bare push", "difference", ", ".join(_NODE_S_OWN))
     yield Table("Overhead of the node, ms p50", headings, [row])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -91,8 +92,9 @@ def observe(source: Sequence[str], load: Load, parameters: Mapping[str, object],
         for number in range(load.beside):
             busy = [sys.executable, "-c", _BUSY]
             stack.enter_context(Child("busy process", busy, logs / f"busy_{number}.log", environment))
-        with Child("camera", _camera_command(source, load), logs / "camera.log", environment) as camera:
-            return run.watch(camera)
+        camera = stack.enter_context(Child("camera", _camera_command(source, load), logs / "camera.log", environment))
+        stack.callback(signal.signal, signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave anyone behind
+        return run.watch(camera)
 
 
 class _Run:
