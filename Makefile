@@ -82,7 +82,7 @@ $(STAMP): pyproject.toml setup.py setup.cfg requirements.txt constraints.txt
 	@touch $@
 
 clean: ## remove what builds, tests and the demo leave behind
-	rm -rf build install log dist site *.egg-info demo_output .pytest_cache .mypy_cache .ruff_cache
+	rm -rf build install log dist site *.egg-info demo_output bench_output .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
 
 distclean: clean ## also remove .venv

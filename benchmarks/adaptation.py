@@ -22,8 +22,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from machine import machine
 
+from endomatch_ros.bench.machine import machine
 from endomatch_ros.data.frames import FrameSequence
 from endomatch_ros.data.sources import open_sequence
 from endomatch_ros.evaluation.methods.interface import NamedMethod

@@ -28,8 +28,8 @@ os.environ.setdefault("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", "1")  # read when 
 import numpy as np
 import SimpleITK as sitk  # noqa: N813 - its documentation's name
 import torch
-from machine import machine
 
+from endomatch_ros.bench.machine import machine
 from endomatch_ros.gvsl import checkpoint as checkpoints
 from endomatch_ros.gvsl.config import preset_config
 from endomatch_ros.gvsl.evaluate import LabelledPairs, choose_subjects, summarise

@@ -18,8 +18,8 @@ from pathlib import Path
 import lightning
 import numpy as np
 import torch
-from machine import machine
 
+from endomatch_ros.bench.machine import machine
 from endomatch_ros.device import resolve_device
 from endomatch_ros.training import cli
 from endomatch_ros.training.config import TrainConfig

@@ -35,7 +35,7 @@ CONTENTS = {
     "Use": ["tutorial", "install", "node", "parameters", "visualization", "troubleshooting"],
     "Consume": ["consuming/subscribers", "consuming/messages", "consuming/tracks"],
     "Train": ["training", "depth", "gvsl", "model_card"],
-    "Measure": ["evaluation/protocol", "evaluation/results"],
+    "Measure": ["evaluation/protocol", "evaluation/results", "performance"],
     "Understand": ["architecture", "geometry", "verification", "/CONTRIBUTING", "/CHANGELOG"],
     "API": ["api/matching", "api/models", "api/geometry", "api/data", "api/evaluation", "api/ros"],
 }

@@ -16,19 +16,17 @@ from typing import Any
 
 from endomatch_ros import __version__
 from endomatch_ros.errors import ConfigError, EndomatchError
-from endomatch_ros.matching import MatcherConfig
-from endomatch_ros.models.config import PRESETS
-from endomatch_ros.settings import declared
+from endomatch_ros.evaluation.options import add_model_options, add_setting_options, load_matcher
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
-_ALSO = {"similarity_threshold": ("--threshold",)}
 _EXAMPLES = """\
 examples:
   endomatch match a.png b.png --output overlay.png
   endomatch demo
   endomatch node --ros-args -r image_raw:=/camera/image_raw -p device:=cuda
   endomatch evaluate --data recordings/sinus --output results
+  endomatch bench --quick
   endomatch train --data case_1.mp4 --output runs/mine
 
 `endomatch COMMAND --help` tells more."""
@@ -100,11 +98,12 @@ def _parser() -> argparse.ArgumentParser:
     node = add("node", _hand_over, "run the ROS 2 node", epilog=_NODE_EXAMPLES, usage=usage)
     node.set_defaults(takes_rest=True, module="endomatch_ros.ros.node")
     info = add("info", _info, "show model, versions, devices and whether ROS is there")
-    _add_model(info)
+    add_model_options(info)
     info.add_argument("--json", action="store_true", help="as JSON")
     for name, module, text in (
         ("demo", "endomatch_ros.ros.demo.run", "stream a synthetic endoscope through the node"),
         ("evaluate", "endomatch_ros.evaluation.cli", "measure matchers on a recording"),
+        ("bench", "endomatch_ros.bench.cli", "measure how fast matcher and node are, by stage"),
         ("train", "endomatch_ros.training.cli", "train a matcher without labels"),
         ("pretrain", "endomatch_ros.gvsl.cli", "learn from unlabelled volumes or frames by registering them"),
         ("register", "endomatch_ros.gvsl.register", "register two volumes"),
@@ -112,20 +111,6 @@ def _parser() -> argparse.ArgumentParser:
         # These bring their own arguments and their own --help.
         add(name, _hand_over, text, add_help=False).set_defaults(takes_rest=True, module=module)
     return parser
-
-
-def _add_model(parser: argparse.ArgumentParser) -> None:
-    names = ", ".join(PRESETS)
-    parser.add_argument(
-        "--model", default="embedded", help=f"preset ({names}) or .safetensors file (default: %(default)s)"
-    )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
-    parser.add_argument(
-        "--backbone-weights",
-        type=Path,
-        metavar="FILE",
-        help="the backbone's published weights in timm's format, for models that do not carry them",
-    )
 
 
 def _add_match(parser: argparse.ArgumentParser) -> None:
@@ -140,21 +125,17 @@ def _add_match(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="matches and summary as JSON")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="matches as CSV, one per line")
-    _add_model(parser)
-    for name, spec in declared(MatcherConfig).items():
-        spec.add_option(parser, *_ALSO.get(name, ()))
+    add_model_options(parser)
+    add_setting_options(parser)
 
 
 def _match(args: argparse.Namespace, _: list[str]) -> int:
     from endomatch_ros.data.readers.images import read_image
     from endomatch_ros.evaluation import pair
-    from endomatch_ros.matching import Matcher
 
     pair.check_outputs(args.output, args.json, args.csv)
     images = read_image(args.image0), read_image(args.image1)
-    config = {name: value for name in declared(MatcherConfig) if (value := getattr(args, name)) is not None}
-    matcher = Matcher.from_pretrained(args.model, args.device, args.backbone_weights, **config)
-    result = pair.match_pair(matcher, *images)
+    result = pair.match_pair(load_matcher(args), *images)
     if args.output:
         pair.write_image(args.output, pair.draw(result, *images, layout=args.layout))
     if args.json:

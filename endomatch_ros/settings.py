@@ -11,7 +11,7 @@ the parameters of the node and the tables of the documentation are made from it.
 from __future__ import annotations
 
 import inspect
-from argparse import ArgumentParser, BooleanOptionalAction
+from argparse import BooleanOptionalAction, _ActionsContainer
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import Field, dataclass, field, fields, replace
 from functools import cache
@@ -101,7 +101,7 @@ class Declaration:
         except (KeyError, ValueError):
             raise ConfigError(f"{self.name} is {text!r}; it must be {wanted}") from None
 
-    def add_option(self, parser: ArgumentParser, *names: str) -> None:
+    def add_option(self, parser: _ActionsContainer, *names: str) -> None:
         """Add ``--its-name``, also under further ``names``; the argument is None where a user leaves it out."""
         default = "the model's own" if self.own else str(self.default)
         facts = "; ".join(filter(None, ("" if self.choices else self.allowed, f"default: {default}")))

@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT
 
 # From the ground up; what stands on one line may import each other.
-LAYERS = """errors device settings
+LAYERS = """errors device settings processes
 geometry
 models
 matching
@@ -20,6 +20,7 @@ gvsl
 training
 evaluation
 ros
+bench
 cli"""
 RANK = {name: rank for rank, line in enumerate(LAYERS.splitlines()) for name in line.split()}
 PACKAGE = ROOT / "endomatch_ros"

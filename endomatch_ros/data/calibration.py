@@ -149,6 +149,22 @@ def read_calibration(path: str | Path) -> Camera:
     return camera
 
 
+def write_calibration(path: Path, camera: Camera) -> None:
+    """Write a YAML file that :func:`read_calibration`, and ROS's camera_info_manager, read as this camera."""
+    matrix = np.asarray(camera.matrix, np.float64)
+    parts = {
+        "camera_matrix": matrix,
+        "distortion_coefficients": np.atleast_2d(camera.distortion),
+        "rectification_matrix": np.eye(3),
+        "projection_matrix": np.hstack([matrix, np.zeros((3, 1))]),
+    }
+    content = {"image_width": camera.size[0], "image_height": camera.size[1], "camera_name": path.stem}
+    content |= {"distortion_model": camera.distortion_model}
+    for name, values in parts.items():
+        content[name] = {"rows": values.shape[0], "cols": values.shape[1], "data": values.ravel().tolist()}
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+
+
 def _numbers(content: dict[str, Any], name: str, count: int | None = None) -> list[float]:
     values = [float(value) for value in content[name]["data"]]
     if count is not None and len(values) != count:

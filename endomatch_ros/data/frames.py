@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
+import itertools
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from endomatch_ros.geometry.camera import Camera
 from endomatch_ros.geometry.epipolar import is_rigid
 
 Array = NDArray[np.float64]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,3 +133,9 @@ def landmarks_of(sequence: FrameSequence) -> Landmarks | None:
 def scene_of(sequence: FrameSequence) -> Hashable:
     """The sequence's ``scene_id``; where it has none, it shows a scene of its own."""
     return getattr(sequence, "scene_id", id(sequence))
+
+
+def to_and_fro(frames: Sequence[T], count: int) -> Iterator[T]:
+    """``count`` of the frames: forward, backward, forward, … without showing the ends twice in a row."""
+    there_and_back = [*frames, *frames[-2:0:-1]]
+    return itertools.islice(itertools.cycle(there_and_back), count)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from endomatch_ros.data.sources import KINDS, add_source_arguments, source_options
 from endomatch_ros.evaluation.methods.registry import METHODS, usable_methods
+from endomatch_ros.evaluation.options import add_model_options
 from endomatch_ros.evaluation.protocols import PROTOCOLS
 from endomatch_ros.evaluation.run import run_evaluation
 from endomatch_ros.matching import MatcherConfig
-from endomatch_ros.models import PRESETS
 from endomatch_ros.settings import declared
 
 _SETTINGS = ", ".join(declared(MatcherConfig))
@@ -105,19 +105,8 @@ def _parser() -> argparse.ArgumentParser:
         help="also N pairs of frames of different recordings, which must show different scenes: every match is wrong",
     )
     parser.add_argument("--output", type=Path, metavar="DIR", help="for evaluation.md, evaluation.json and pictures")
-    model = parser.add_argument_group("networks")
-    model.add_argument(
-        "--model",
-        default="embedded",
-        help=f"of endomatch: preset ({', '.join(PRESETS)}) or .safetensors file (default: %(default)s)",
-    )
-    model.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
-    model.add_argument(
-        "--backbone-weights",
-        type=Path,
-        metavar="FILE",
-        help="the backbone's published weights in timm's format, for models that do not carry them",
-    )
+    model = parser.add_argument_group("networks", "of endomatch, unless METHOD names others; device: of all")
+    add_model_options(model)
     cache = parser.add_argument_group("cache", "predictions are kept, and made once for the same images and method")
     cache.add_argument(
         "--cache", type=Path, default=Path(".cache/predictions"), metavar="DIR", help="default: %(default)s"

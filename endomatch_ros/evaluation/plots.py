@@ -29,9 +29,10 @@ PRECISION_PX = 3.0
 PCK_PX = (5.0, 10.0)
 
 _OURS_COLOUR = "#D55E00"
-# Okabe and Ito's palette, which remains distinct with colour blindness; markers tell the lines apart in grey, too.
-_COLOURS = ("#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D1F", "#5D3A9B")
-_MARKERS = "sv^DPX*o"
+COLOURS = ("#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D1F", "#5D3A9B")
+"""Okabe and Ito's palette, which remains distinct with colour blindness; markers tell lines apart in grey, too."""
+MARKERS = "sv^DPX*o"
+"""One for each colour."""
 _TICKS = (0.25, 0.5, 1, 2, 3, 5, 10)
 _PANEL_WIDTH = 640
 _GAP_PX = 6
@@ -158,7 +159,7 @@ def _panel(image: Image, score: PairScore, bounds: tuple[int, int, int, int]) ->
 def _threshold_figure(rows: Sequence[Row], quantities: Mapping[str, Callable[[Row], Mapping[float, float]]]) -> Figure:
     """One column per gap, one line of panels per quantity, over the threshold on a logarithmic scale."""
     gaps = sorted({row.gap for row in rows})
-    figure, axes = _panels(len(quantities), len(gaps))
+    figure, axes = panels(len(quantities), len(gaps))
     for line, (label, of) in zip(axes, quantities.items(), strict=True):
         for axis, gap in zip(line, gaps, strict=True):
             for row in (row for row in rows if row.gap == gap):
@@ -186,7 +187,7 @@ def _gap_figure(rows: Sequence[Row]) -> Figure:
     quantities |= {f"PCK@{threshold:g}": _at("pck_curve", threshold) for threshold in PCK_PX}
     quantities = {name: of for name, of in quantities.items() if np.isfinite([of(row) for row in rows]).any()}
     quantities["matches per pair"] = lambda row: row.matches
-    figure, axes = _panels(1, len(quantities))
+    figure, axes = panels(1, len(quantities))
     for axis, (label, of) in zip(axes[0], quantities.items(), strict=True):
         for method in dict.fromkeys(row.method for row in rows):
             own = sorted((row for row in rows if row.method == method), key=lambda row: row.gap)
@@ -207,7 +208,7 @@ def _at(curve: str, threshold: float) -> Callable[[Row], float]:
     return lambda row: float(getattr(row, curve).get(threshold, np.nan))
 
 
-def _panels(lines: int, columns: int) -> tuple[Figure, NDArray[Any]]:
+def panels(lines: int, columns: int) -> tuple[Figure, NDArray[Any]]:
     """A figure and its ``(lines, columns)`` axes."""
     from matplotlib.figure import Figure  # not pyplot: no window, no global state
 
@@ -247,7 +248,7 @@ def _style(method: str, rows: Sequence[Row]) -> dict[str, Any]:
     methods = dict.fromkeys(row.method for row in rows if row.method != "identity")
     ours = [name for name in methods if name.startswith(OURS)]
     index = (ours if method in ours else [name for name in methods if name not in ours]).index(method)
-    style = {"marker": _MARKERS[index % len(_MARKERS)], "color": _COLOURS[index % len(_COLOURS)], "zorder": 2}
+    style = {"marker": MARKERS[index % len(MARKERS)], "color": COLOURS[index % len(COLOURS)], "zorder": 2}
     if method in ours:  # several are variants of one: one colour, other lines
         lines = {"linestyle": ("-", "-.", ":")[index % 3], "linewidth": 2.6 if index == 0 else 1.8}
         return style | lines | {"color": _OURS_COLOUR, "markersize": 4.5, "zorder": 3}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -123,14 +123,14 @@ def print_table(rows: Sequence[Row], console: Console | None = None, unrelated: 
     if not console.is_terminal:
         console = Console(width=200, file=console.file)  # a file has no edge to wrap at
     for title, columns in _tables(rows).items():
-        table = _empty_table(title, [column.heading for column in columns])
+        table = empty_table(title, [column.heading for column in columns])
         for index, row in enumerate(rows):
             if index and row.gap != rows[index - 1].gap:
                 table.add_section()
             table.add_row(*_cells(columns, row, rows, "[bold]{}[/bold]"))
         console.print(table)
     if unrelated:
-        table = _empty_table("Unrelated pairs", list(_UNRELATED))
+        table = empty_table("Unrelated pairs", list(_UNRELATED))
         for other in unrelated:
             table.add_row(*(text(other) for text in _UNRELATED.values()))
         console.print(table)
@@ -142,13 +142,13 @@ def markdown(rows: Sequence[Row]) -> str:
     parts = []
     for title, columns in _tables(rows).items():
         lines = [_cells(columns, row, rows, "**{}**") for row in rows]
-        parts.append(f"### {title}\n\n{_markdown_table([column.heading for column in columns], lines)}")
+        parts.append(f"### {title}\n\n{markdown_table([column.heading for column in columns], lines)}")
     return "\n".join(parts)
 
 
 def unrelated_markdown(rows: Sequence[UnrelatedRow]) -> str:
     """What methods find between frames that show different scenes, as a Markdown table."""
-    return _markdown_table(list(_UNRELATED), [[text(row) for text in _UNRELATED.values()] for row in rows])
+    return markdown_table(list(_UNRELATED), [[text(row) for text in _UNRELATED.values()] for row in rows])
 
 
 def write_report(
@@ -238,15 +238,17 @@ _UNRELATED: dict[str, Callable[[UnrelatedRow], str]] = {
 }
 
 
-def _markdown_table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    ruler = ["---" if name == "method" else "---:" for name in headings]
+def markdown_table(headings: Sequence[str], lines: Sequence[Sequence[str]], left: Collection[str] = ("method",)) -> str:
+    """A Markdown table; the columns named in ``left`` are text, the others numbers."""
+    ruler = ["---" if name in left else "---:" for name in headings]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in [headings, ruler, *lines])
 
 
-def _empty_table(title: str, headings: Sequence[str]) -> Table:
+def empty_table(title: str, headings: Sequence[str], left: Collection[str] = ("method",)) -> Table:
+    """The same for the terminal, without rows yet."""
     table = Table(title=title, title_justify="left")
     for name in headings:
-        table.add_column(name, justify="left" if name == "method" else "right", no_wrap=True)
+        table.add_column(name, justify="left" if name in left else "right", no_wrap=True)
     return table
 
 

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import yaml
 
-from endomatch_ros.data.calibration import read_calibration, stereo_pose, to_camera
+from endomatch_ros.data.calibration import read_calibration, stereo_pose, to_camera, write_calibration
 from endomatch_ros.errors import CalibrationError, DataError
+from endomatch_ros.geometry.camera import Camera
 from endomatch_ros.geometry.epipolar import is_rigid
 
 SIZE = (640, 480)
@@ -158,6 +159,21 @@ def test_a_file_as_the_tools_write_it(tmp_path):
     np.testing.assert_array_equal(camera.matrix, K_LEFT)
     np.testing.assert_array_equal(camera.distortion, [0.1, -0.2, 1e-5, 0.0002, 0.03, 0.1, -0.1, 0.02])
     assert camera.distortion_model == "rational_polynomial"
+
+
+def test_a_camera_that_is_written_is_read_again(tmp_path):
+    lens = [0.1, -0.2, 1e-5, 0.0002, 0.03, 0.1, -0.1, 0.02]
+    for distortion, model in ((D_LEFT, "plumb_bob"), (lens, "rational_polynomial")):
+        camera = Camera(K_LEFT, np.array(distortion), model, SIZE)
+        write_calibration(tmp_path / "camera.yaml", camera)
+        found = read_calibration(tmp_path / "camera.yaml")
+        np.testing.assert_array_equal(found.matrix, camera.matrix)
+        np.testing.assert_array_equal(found.distortion, camera.distortion)
+        assert (found.distortion_model, found.size) == (model, SIZE)
+    assert yaml.safe_load((tmp_path / "camera.yaml").read_text()).keys() >= {
+        "rectification_matrix",
+        "projection_matrix",
+    }
 
 
 def test_what_old_files_leave_out(tmp_path):

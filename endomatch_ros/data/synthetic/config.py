@@ -62,3 +62,12 @@ class SceneConfig:
         if self.kind not in ("tunnel", "cavity"):
             raise ConfigError(f"scene kind {self.kind!r} is unknown: use 'tunnel' or 'cavity'")
         check_ranges(self, ranges, what="scene parameter ")
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """``(width, height)`` of ``WIDTHxHEIGHT``; raises :class:`ConfigError` for other text."""
+    try:
+        width, height = (int(part) for part in text.lower().split("x"))
+    except ValueError:
+        raise ConfigError(f"--size {text!r} is not WIDTHxHEIGHT, e.g. 640x512") from None
+    return width, height

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,7 @@ class Answer:
     """What came back for one image; None for what has not come (yet).
 
     Attributes:
+        arrived: ``time.time_ns()`` of the point cloud.
         points: structured array ``(N,)``, see :data:`endomatch_ros.ros.messages.clouds.CLOUD_DTYPE`.
         frame_id: of the point cloud.
         level: DiagnosticStatus level of ``~/epipolar_error``, 0 is OK.
@@ -31,6 +33,7 @@ class Answer:
         picture: ``~/visualization``, RGB uint8 ``(H, W, 3)``.
     """
 
+    arrived: int | None = None
     points: NDArray[np.void] | None = None
     frame_id: str = ""
     level: int | None = None
@@ -55,12 +58,14 @@ class Collector(Node):
     Attributes:
         answers: by the image's stamp in nanoseconds.
         diagnostics: the newest values of ``/diagnostics`` by status name.
+        reports: how many messages of ``/diagnostics`` came so far.
     """
 
     def __init__(self, matcher: str = "endomatch", pictures: bool = False, **options: Any) -> None:
         super().__init__("endomatch_collector", **options)
         self.answers: dict[int, Answer] = {}
         self.diagnostics: dict[str, dict[str, str]] = {}
+        self.reports = 0
         qos = QoSProfile(depth=50)
         self.create_subscription(PointCloud2, f"{matcher}/correspondences", self._on_cloud, qos)
         self.create_subscription(DiagnosticArray, f"{matcher}/epipolar_error", self._on_error, qos)
@@ -74,6 +79,7 @@ class Collector(Node):
 
     def _on_cloud(self, message: PointCloud2) -> None:
         answer = self._answer(message)
+        answer.arrived = time.time_ns()
         answer.points, answer.frame_id = unpack_cloud(message), message.header.frame_id
 
     def _on_error(self, message: DiagnosticArray) -> None:
@@ -88,5 +94,6 @@ class Collector(Node):
         self._answer(message).picture = to_rgb(message)
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        self.reports += 1
         for status in message.status:
             self.diagnostics[status.name] = unpack_values(status)

@@ -17,6 +17,7 @@ from rclpy.qos import QoSProfile
 from rclpy.task import Future
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
+from endomatch_ros.data.frames import to_and_fro
 from endomatch_ros.data.readers.registry import READERS
 from endomatch_ros.data.sources import KINDS, add_source_arguments, open_sequence, source_options
 from endomatch_ros.errors import DataError, EndomatchError
@@ -159,7 +160,9 @@ def main(argv: list[str] | None = None) -> int:
         if args.count:
             frames = itertools.islice(frames, args.count)
         with until_told(ros_args) as stack:
-            if args.preload:
+            if args.to_and_fro:
+                frames = to_and_fro(list(frames), args.to_and_fro)
+            elif args.preload:
                 frames = iter(list(frames))
             wishes = (
                 args.answers,
@@ -184,6 +187,8 @@ def main(argv: list[str] | None = None) -> int:
 def _frames(args: argparse.Namespace) -> Iterator[Frame]:
     source = args.source or ("synthetic" if args.path is None else "auto")
     if source == "synthetic" and args.path is None:
+        if args.to_and_fro and not args.count:
+            raise DataError("--to-and-fro: the synthetic scene never ends; say with --count how much of it to play")
         size = args.width, args.height
         return endless_scene(args.seed, size, args.rate, _BASELINE_M if args.stereo else 0.0)
     if args.path is None:
@@ -210,6 +215,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--rate", type=float, default=10.0, help="frames per second (default: %(default)s)")
     add("--stamp-rate", type=float, help="of own stamps, where a recording tells none (default: --rate)")
     add("--count", type=int, default=0, help="frames to send; 0: all")
+    add(
+        "--to-and-fro",
+        type=int,
+        default=0,
+        metavar="N",
+        help="read all frames, then play them back and forth, N in all",
+    )
     add("--answers", metavar="TOPIC", help="send the next frame when this epipolar_error topic has answered the last")
     add("--wait-for-subscriber", action="store_true", help="send nothing before somebody listens")
     add("--own-stamps", action="store_true", help="stamp with the frame's own time instead of now")

@@ -27,7 +27,7 @@ from endomatch_ros.evaluation.metrics import epipolar_errors, share_within
 from endomatch_ros.geometry.epipolar import fundamental_from_pose
 from endomatch_ros.ros.demo.collector import Answer, Collector
 from endomatch_ros.ros.launching import dds
-from endomatch_ros.ros.launching.processes import Child, ChildError
+from endomatch_ros.ros.launching.processes import Child, ChildError, node_command
 
 FIRST_ANSWER_S = 120.0  # loading the model on a busy machine
 RATE = 30.0  # of the recording's stamps, which give each answer its frame
@@ -85,9 +85,6 @@ def replay(folder: Path, parameters: Mapping[str, object], environment: Mapping[
     """
     sequence = SfmSequence(folder, rate=RATE)
     python = [sys.executable, "-m"]
-    node_command = [*python, "endomatch_ros.ros.node", "--ros-args"]
-    for name, value in parameters.items():
-        node_command += ["-p", f"{name}:={value}"]
     camera_command = [*python, "endomatch_ros.ros.publisher", "--source", "sfm", str(folder), "--own-stamps"]
     camera_command += ["--stamp-rate", str(RATE)]
     camera_command += ["--wait-for-subscriber", "--rate", str(1 / PERIOD_S), "--answers", "endomatch/epipolar_error"]
@@ -97,7 +94,7 @@ def replay(folder: Path, parameters: Mapping[str, object], environment: Mapping[
     executor = SingleThreadedExecutor(context=context)
     executor.add_node(collector)
     try:
-        with Child("matcher node", node_command, logs / "node.log", environment) as node:
+        with Child("matcher node", node_command(parameters, {}), logs / "node.log", environment) as node:
             end = time.monotonic() + FIRST_ANSWER_S
             while collector.count_publishers("endomatch/correspondences") == 0:
                 _spin(executor, node, end)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,12 +23,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 
-from endomatch_ros.data.synthetic import SceneConfig, SyntheticEndoscope
+from endomatch_ros.data.synthetic import SceneConfig, SyntheticEndoscope, parse_size
 from endomatch_ros.errors import ConfigError, DataError
 from endomatch_ros.ros.demo import report as report
 from endomatch_ros.ros.demo.recorder import Recorder
 from endomatch_ros.ros.launching import dds
-from endomatch_ros.ros.launching.processes import Child, ChildError
+from endomatch_ros.ros.launching.lifetime import interruptible
+from endomatch_ros.ros.launching.processes import Child, ChildError, node_command
 from endomatch_ros.ros.messages.clouds import unpack_values
 
 MODEL_STATUS, PROCESSING_STATUS = "/endomatch: model", "/endomatch: processing"
@@ -66,8 +66,8 @@ def main(argv: list[str] | None = None) -> int:
     output: Path = args.output
     _clear(output)
     console = Console()
-    with _interruptible(), contextlib.ExitStack() as stack:
-        environment = stack.enter_context(_own_domain())
+    with interruptible(), contextlib.ExitStack() as stack:
+        environment = stack.enter_context(dds.own_domain())
         rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
         stack.callback(rclpy.try_shutdown)
         recorder = stack.enter_context(Recorder(output / "bag", TOPICS))
@@ -190,10 +190,7 @@ def _scene_config(args: argparse.Namespace) -> SceneConfig:
     for name, low, high in (("seconds", 0.5, 3600.0), ("rate", 0.5, 60.0), ("distinct", 2, 10000)):
         if not low <= getattr(args, name) <= high:
             raise ConfigError(f"--{name} {getattr(args, name)} is outside {low} to {high}")
-    try:
-        width, height = (int(part) for part in args.size.lower().split("x"))
-    except ValueError:
-        raise ConfigError(f"--size {args.size!r} is not WIDTHxHEIGHT, e.g. 640x512") from None
+    width, height = parse_size(args.size)
     return SceneConfig(seed=args.seed, kind=args.kind, width=width, height=height)
 
 
@@ -207,10 +204,8 @@ def _times(args: argparse.Namespace) -> list[float]:
 
 
 def _node_command(args: argparse.Namespace) -> list[str]:
-    remap = [f"{name}:=/endoscope/{name}" for name in ("image_raw", "camera_info")]
-    given = [f"model:={args.model}", f"device:={args.device}"]
-    options = [part for rule in remap for part in ("-r", rule)] + [part for value in given for part in ("-p", value)]
-    return [sys.executable, "-m", "endomatch_ros.ros.node", "--ros-args", *options]
+    remappings = {name: f"/endoscope/{name}" for name in ("image_raw", "camera_info")}
+    return node_command({"model": args.model, "device": args.device}, remappings)
 
 
 def _camera_command(args: argparse.Namespace, config: SceneConfig) -> list[str]:
@@ -227,31 +222,3 @@ def _clear(output: Path) -> None:
     output.mkdir(parents=True, exist_ok=True)
     for path in [*(output / name for name in _OWN_FILES), *output.glob("overlay_*.png")]:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _own_domain() -> Iterator[dict[str, str]]:
-    """The environment for the children, in force here too for as long: a ROS domain that nobody else uses."""
-    before = dict(os.environ)
-    dds.prepare(os.environ, domain_id=1 + os.getpid() % 100)
-    try:
-        yield dict(os.environ)
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """SIGTERM and SIGHUP (the terminal is closed) end the demo in the same orderly way as Ctrl-C."""
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = {kind: signal.signal(kind, interrupt) for kind in (signal.SIGTERM, signal.SIGHUP)}
-    before[signal.SIGINT] = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    finally:
-        for kind, handler in before.items():
-            signal.signal(kind, handler)

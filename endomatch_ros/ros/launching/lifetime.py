@@ -30,3 +30,19 @@ def until_told(ros_args: list[str] | None = None) -> Iterator[contextlib.ExitSta
         finally:
             # Under launch Ctrl-C arrives twice: the second one must not break into the tidying up.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Inside the block SIGTERM and SIGHUP (the terminal is closed) end the process in the orderly way of Ctrl-C."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = {kind: signal.signal(kind, interrupt) for kind in (signal.SIGTERM, signal.SIGHUP)}
+    before[signal.SIGINT] = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)

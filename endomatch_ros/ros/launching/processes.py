@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
 import subprocess
@@ -13,9 +12,7 @@ from pathlib import Path
 from types import TracebackType
 
 from endomatch_ros.errors import EndomatchError
-
-_PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+from endomatch_ros.processes import end_with_parent
 
 
 class ChildError(EndomatchError):
@@ -63,6 +60,11 @@ class Child:
         self.stop()
 
     @property
+    def pid(self) -> int:
+        """Process id."""
+        return self._process.pid
+
+    @property
     def status(self) -> int | None:
         """Exit status, None while running."""
         return self._process.poll()
@@ -100,7 +102,8 @@ class Child:
             self._process.stdout.close()
 
 
-def end_with_parent() -> None:
-    """Have Linux send this process SIGTERM when its parent has died; elsewhere nothing."""
-    if _LIBC is not None:
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+def node_command(parameters: Mapping[str, object], remappings: Mapping[str, str]) -> list[str]:
+    """The command line of the matcher node, for a :class:`Child`; the topics by the node's own names."""
+    rules = [part for name, topic in remappings.items() for part in ("-r", f"{name}:={topic}")]
+    given = [part for name, value in parameters.items() for part in ("-p", f"{name}:={value}")]
+    return [sys.executable, "-m", "endomatch_ros.ros.node", "--ros-args", *rules, *given]

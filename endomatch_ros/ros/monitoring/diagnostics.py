@@ -121,10 +121,10 @@ def _processing_status(name: str, source: Source, condition: Condition) -> Diagn
         level = WARN
         message = f"{source.faults} frames failed since the last report; the last one: {snapshot.problem}"
     values: dict[str, object] = {"answered": snapshot.answered, "calibration": source.calibration}
-    for label, figures in (("latency", snapshot.latency), ("stamp_latency", snapshot.stamp_latency)):
+    stages = {f"stage_{stage}": figures for stage, figures in snapshot.stages.items()}
+    times = {"latency": snapshot.latency, "stamp_latency": snapshot.stamp_latency, **stages}
+    for label, figures in times.items():
         values |= _figures(label, ("p50_ms", "p95_ms", "p99_ms"), figures)
-    for stage, figures in snapshot.stages.items():
-        values |= _figures(f"stage_{stage}", ("p50_ms", "p95_ms"), figures)
     if source.label != STEREO:  # a stereo match is no step of a track
         values["tracks_alive"] = snapshot.tracks_alive
         values |= _figures("track_frames", ("p50", "p90", "max"), snapshot.tracks)

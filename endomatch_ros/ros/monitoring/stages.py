@@ -14,7 +14,7 @@ from endomatch_ros.ros.monitoring.causes import Explained
 
 
 class Stage(Explained):
-    """A stage that every answered frame goes through, in this order; ``stage_NAME_p50_ms``, ``stage_NAME_p95_ms``."""
+    """A stage that every answered frame goes through, in this order; ``stage_NAME_p50_ms``, ``p95``, ``p99``."""
 
     WAIT = "wait", "from the callback until the worker takes the frame, alone or with its partners"
     DECODE = "decode", "from the message to an RGB image"

@@ -30,7 +30,7 @@ class Snapshot:
         age: seconds since the last frame arrived; None before the first.
         latency: p50, p95, p99 from callback to publish; None before the first answer.
         stamp_latency: the same from the image's stamp; None where the stamp's clock is not the node's.
-        stages: p50 and p95 of the same answers by stage: every :class:`Stage`, None before its first time, then what
+        stages: p50, p95, p99 of the same answers by stage: every :class:`Stage`, None before its first time, then what
             the matcher reported of its own.
         drops, resets, keyframes: counts by cause, of those that occurred.
         last_drop, last_reset, last_keyframe: the newest cause of each; None before the first.
@@ -174,10 +174,10 @@ class Statistics:
 
 
 def _by_stage(answers: Sequence[Mapping[str, float]]) -> dict[str, tuple[float, ...] | None]:
-    """p50 and p95 by stage, each of the answers that went through it."""
+    """p50, p95 and p99 by stage, each of the answers that went through it."""
     reported = dict.fromkeys((*Stage, *(stage for answer in answers for stage in answer)))
     times = {stage: [answer[stage] for answer in answers if stage in answer] for stage in reported}
-    return {str(stage): _percentiles(values, (50, 95)) for stage, values in times.items()}
+    return {str(stage): _percentiles(values) for stage, values in times.items()}
 
 
 def _percentiles(

@@ -19,7 +19,6 @@ from conftest import ROOT
 from PIL import Image
 
 from endomatch_ros.cli import main
-from endomatch_ros.ros.demo.camera import to_and_fro
 from endomatch_ros.ros.demo.recorder import read_bag
 from endomatch_ros.ros.demo.report import Pair, summarise, table
 from endomatch_ros.ros.launching.processes import Child, ChildError
@@ -151,11 +150,6 @@ def test_child_that_ignores_signals_is_killed_with_its_own_children(tmp_path):
     child.stop(patience_s=0.2)
     assert child.status == -signal.SIGKILL
     wait_until(lambda: not alive(int(lines[0])), "the grandchild's end")
-
-
-@pytest.mark.parametrize(("frames", "count", "expected"), [(4, 8, "01232101"), (2, 5, "01010"), (3, 2, "01")])
-def test_to_and_fro_never_shows_a_frame_twice_in_a_row(frames, count, expected):
-    assert "".join(map(str, to_and_fro(list(range(frames)), count))) == expected
 
 
 def ros_environment() -> dict[str, str]:

@@ -56,6 +56,7 @@ def test_any_source_can_be_published(tmp_path):
         (["--source", "sfm", "{}"], "motion.yaml"),
         (["{}"], "holds nothing"),
         (["--stereo", "{}/clip.avi"], "no second camera"),
+        (["--to-and-fro", "5"], "never ends"),
     ],
 )
 def test_a_source_that_cannot_be_is_an_error_before_anything_is_sent(tmp_path, arguments, text, capsys):

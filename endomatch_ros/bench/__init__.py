@@ -1,0 +1,1 @@
+"""How fast the matcher and the node are, in parts: the work behind ``endomatch bench``."""
