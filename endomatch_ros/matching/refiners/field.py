@@ -109,8 +109,7 @@ def _nodes(moments: Tensor, sigma: float) -> Tensor:
     """``(2, rows, columns)`` flow at the nodes from the moments ``(12, rows, columns)``."""
     rows, columns = moments.shape[1:]
     blurred = _blur(moments, sigma) + _TAIL * _blur(moments, _TAIL_REACH * sigma)
-    w, sx, sy, sxx, sxy, syy, su, sv, sxu, sxv, syu, syv = blurred / blurred[0].clamp_min(1e-12)
-    del w
+    sx, sy, sxx, sxy, syy, su, sv, sxu, sxv, syu, syv = (blurred / blurred[0].clamp_min(1e-12))[1:]
     # Ridge of one node²: few or collinear matches give a translation instead of a wild slope.
     cxx, cxy, cyy = sxx - sx * sx + 1.0, sxy - sx * sy, syy - sy * sy + 1.0
     determinant = cxx * cyy - cxy * cxy
@@ -120,7 +119,8 @@ def _nodes(moments: Tensor, sigma: float) -> Tensor:
 
     def at_node(mean: Tensor, sxf: Tensor, syf: Tensor) -> Tensor:
         c0, c1 = sxf - sx * mean, syf - sy * mean
-        return mean + ((c0 * cyy - c1 * cxy) * dx + (c1 * cxx - c0 * cxy) * dy) / determinant
+        out: Tensor = mean + ((c0 * cyy - c1 * cxy) * dx + (c1 * cxx - c0 * cxy) * dy) / determinant
+        return out
 
     return torch.stack([at_node(su, sxu, syu), at_node(sv, sxv, syv)])
 
@@ -142,5 +142,5 @@ def _gaussian(count: int, sigma: float, device: str, dtype: torch.dtype) -> Tens
     """``(count, count)`` weights of each node for each other, symmetric; over all of them they would sum up to 1."""
     with torch.inference_mode(False):
         places = torch.arange(count, device=device, dtype=torch.float64)
-        kernel = torch.exp(-0.5 * ((places[:, None] - places) / sigma) ** 2) / (sigma * (2 * torch.pi) ** 0.5)
+        kernel: Tensor = torch.exp(-0.5 * ((places[:, None] - places) / sigma) ** 2) / (sigma * (2 * torch.pi) ** 0.5)
         return kernel.to(dtype)

@@ -29,7 +29,7 @@ from endomatch_ros.matching.refiners.opencv_engine import residual_flows
 _LARGEST_FIRST = 0.75
 _LARGEST_LAST = 0.5
 _FIRST_FORWARD_BACKWARD_PX = 1.0
-_WORKING_FORWARD_BACKWARD = 1.0  # px of the working copy: in small images a pixel of the image is worth less
+_WORKING_FORWARD_BACKWARD = 0.5  # px of the working copy: in small images a pixel of the image is worth less
 _TRACK_WEIGHT = 4.0  # of a point found in the first pass, against a coarse match
 _TRACK_SIGMA = 1.5  # nodes; found points allow a field that bends more than coarse matches do
 _FIRST_LEVEL, _LAST_LEVEL = 2, 1  # halvings of the working copy at which the flow is found
