@@ -21,7 +21,7 @@ class MatcherConfig:
     """
 
     resolution: int = setting(
-        512,
+        320,
         "Long side in px of the view as the network sees it; more is finer and slower, quadratically in the matching.",
         low=64,
         high=4096,

@@ -40,7 +40,7 @@ class ModelConfig:
     fine_dim: int = 64
     dense_levels: int = 0
     normalisation: Literal["imagenet", "standardise"] = "standardise"
-    resolution: int = 512
+    resolution: int = 320
     similarity_threshold: float = 0.5
     max_keypoints: int = 6000
     forward_backward_px: float = 1.0
