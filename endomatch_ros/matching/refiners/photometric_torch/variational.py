@@ -21,7 +21,18 @@ _ALPHA, _DELTA, _GAMMA = 20.0, 5.0, 10.0  # weights of smoothness, brightness an
 _EPSILON = 0.01  # where the robust penalty turns from a square to an absolute value
 _ZETA_2 = 0.01  # added to the squared gradients that the constancies are divided by
 _OMEGA = 1.6  # over-relaxation
-_SWEEPS = 5  # over both colours, per set of robust weights
+
+
+class Effort(NamedTuple):
+    """How much to compute.
+
+    Attributes:
+        fixed_points: how often the robust weights are found anew.
+        sweeps: rounds over both colours, per set of these weights.
+    """
+
+    fixed_points: int
+    sweeps: int
 
 
 class _Data(NamedTuple):
@@ -48,14 +59,14 @@ class _Colour(NamedTuple):
     around: Tensor
 
 
-def refined(image0: Tensor, image1: Tensor, flow: Tensor, fixed_points: int) -> Tensor:
+def refined(image0: Tensor, image1: Tensor, flow: Tensor, effort: Effort) -> Tensor:
     """A flow that fits better.
 
     Args:
         image0: ``(B, h, w)`` float32 grey levels; h and w even.
         image1: of the same shape.
         flow: ``(B, 2, h, w)`` px from ``image0`` to ``image1``, x and y.
-        fixed_points: how often the robust weights are found anew.
+        effort: how much to compute.
 
     Returns:
         ``(B, 2, h, w)`` px.
@@ -66,8 +77,8 @@ def refined(image0: Tensor, image1: Tensor, flow: Tensor, fixed_points: int) -> 
     inner = state[..., 1:-1, 1:-1]
     inner.copy_(flow)
     colours = _colour(state, 0), _colour(state, 1)
-    for _ in range(fixed_points):
-        _relax(colours, _equations(data, inner), _neighbour_weights(state))
+    for _ in range(effort.fixed_points):
+        _relax(colours, _equations(data, inner), _neighbour_weights(state), effort.sweeps)
     return inner
 
 
@@ -116,7 +127,7 @@ def _neighbour_weights(state: Tensor) -> Tensor:
     return torch.stack([down[:, :-1, 1:], right[:, 1:, 1:], right[:, 1:, :-1], down[:, 1:, 1:]], dim=1)
 
 
-def _relax(colours: tuple[_Colour, _Colour], equations: Tensor, weights: Tensor) -> None:
+def _relax(colours: tuple[_Colour, _Colour], equations: Tensor, weights: Tensor, sweeps: int) -> None:
     """Sweeps over the flow, in place: a pixel goes to, and beyond, what its equations and its neighbours want."""
     equations[:, :2] += weights.sum(1, keepdim=True)
     aa, bb, ab = equations[:, :3].unbind(1)
@@ -132,7 +143,7 @@ def _relax(colours: tuple[_Colour, _Colour], equations: Tensor, weights: Tensor)
         terms = alone.new_empty(factors.shape[0], 2, 9, *factors.shape[5:])
         terms[:, :, 8] = _checkered(alone, number)
         work.append((colour, factors, terms, torch.unflatten(terms[:, :, :8], 2, (2, 2, 2))))
-    for _ in range(_SWEEPS):
+    for _ in range(sweeps):
         for colour, factors, terms, products in work:
             torch.mul(factors, colour.around[:, None], out=products)
             colour.own.lerp_(terms.sum(2), _OMEGA)
