@@ -11,6 +11,7 @@ from endomatch_ros.matching.refiners.photometric_torch import (
     cell_maxima,
     flow_both_ways,
     grey_copy,
+    holding,
     min_eigenvalue,
     normalise,
     sample,
@@ -181,12 +182,25 @@ def test_all_shapes_are_known_without_any_value():
     assert scores.shape == (14 * 16,)
 
 
+def tensors(values):
+    """All tensors in what the engine's constants are made of."""
+    if isinstance(values, torch.Tensor):
+        return [values]
+    parts = values if isinstance(values, (list, tuple)) else [values.rows, values.columns]
+    return [tensor for part in parts for tensor in tensors(part)]
+
+
 def test_what_is_recorded_on_one_pair_of_frames_gives_the_results_of_another():
     frames = torch.from_numpy(RNG.integers(0, 256, (2, 2, 96, 108, 3), dtype=np.uint8))
     masks = torch.from_numpy(RNG.uniform(0, 1, (2, 80, 96)) < 0.7)
     # As a CUDA graph does: it would repeat values that came from the host, and branches that were taken.
-    graph = make_fx(everything)(*frames[0], masks[0])
+    everything(*frames[0], masks[0])
+    with holding() as held:
+        graph = make_fx(everything)(*frames[0], masks[0])
     for found, expected in zip(graph(*frames[1], masks[1]), everything(*frames[1], masks[1]), strict=True):
         assert torch.equal(found, expected)
     assert "aten._local_scalar_dense" not in graph.code
     assert "aten.nonzero" not in graph.code
+    constants = {getattr(graph, node.target).data_ptr() for node in graph.graph.nodes if node.op == "get_attr"}
+    assert len(constants) > 20
+    assert constants <= {tensor.data_ptr() for tensor in tensors(held)}

@@ -8,7 +8,6 @@ neighbour's flow can take its place.
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -16,9 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from endomatch_ros.matching.refiners.photometric_torch.constants import constant, remembered
 from endomatch_ros.matching.refiners.photometric_torch.gradients import sobel
 from endomatch_ros.matching.refiners.photometric_torch.pyramid import PATCH, STRIDE
-from endomatch_ros.matching.refiners.photometric_torch.resampling import constant, sample_units, unit_scale
+from endomatch_ros.matching.refiners.photometric_torch.resampling import sample_units, unit_scale
 
 _PIXELS = PATCH * PATCH
 _DETERMINANT = 1e-3  # least determinant of a patch's normal matrix: flat ones stay where they are
@@ -85,7 +85,8 @@ def _patches(image: Tensor) -> _Patches:
 def _round(flow: Tensor, patches: _Patches, image: Tensor) -> Tensor:
     """Of its own and its neighbours' flow, for each patch the one that changes it least, and one step on from there."""
     count = flow.shape[1]
-    candidates = flow.index_select(1, _neighbours(*image.shape[-2:], image.device))
+    height, width = image.shape[-2:]
+    candidates = flow.index_select(1, _neighbours(height, width, image.device))
     difference = torch.unflatten(_sampled(candidates, image), 1, (-1, count)) - patches.values[:, None]
     choice = torch.var(difference, dim=-1, correction=0, keepdim=True).argmin(dim=1, keepdim=True)
     chosen = torch.unflatten(candidates, 1, (-1, count)).gather(1, choice.expand(-1, -1, -1, 2))[:, 0]
@@ -107,7 +108,7 @@ def _unfolded(images: Tensor) -> Tensor:
     return images.unfold(1, PATCH, STRIDE).unfold(2, PATCH, STRIDE).reshape(len(images), -1, _PIXELS)
 
 
-@lru_cache(maxsize=32)
+@remembered
 def _positions(height: int, width: int, device: torch.device) -> Tensor:
     """``(P, 64, 2)`` positions of the patches' pixels in units of ``grid_sample``."""
     rows, columns, y, x = np.ogrid[: height - PATCH + 1 : STRIDE, : width - PATCH + 1 : STRIDE, :PATCH, :PATCH]
@@ -116,7 +117,7 @@ def _positions(height: int, width: int, device: torch.device) -> Tensor:
     return constant(units.reshape(-1, _PIXELS, 2), device)
 
 
-@lru_cache(maxsize=32)
+@remembered
 def _neighbours(height: int, width: int, device: torch.device) -> Tensor:
     """``(5·P,)`` numbers of all patches, then of their upper, left, right and lower neighbours; own ones for none."""
     rows, columns = (height - PATCH) // STRIDE + 1, (width - PATCH) // STRIDE + 1

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from endomatch_ros.matching.refiners.photometric_torch.constants import constant, remembered
 from endomatch_ros.matching.refiners.photometric_torch.gradients import mirrored
-from endomatch_ros.matching.refiners.photometric_torch.resampling import constant, weigh
+from endomatch_ros.matching.refiners.photometric_torch.resampling import weigh
 
 _SHARE = 0.045  # side of the window, as a share of the picture's long side
 _CONTRAST_FLOOR = 4.0  # grey levels added to the deviation, so that noise on flat tissue is not blown up
@@ -28,9 +27,10 @@ def normalise(grey: Tensor, usable: Tensor) -> Tensor:
     Returns:
         ``(h, w)`` float32, whole levels 0 to 255, around 128.
     """
+    height, width = grey.shape
     weight = usable.float()
-    levels = weigh(grey, *_blur(*grey.shape, grey.device)) * weight
-    side = 2 * round(_SHARE * max(grey.shape) / 2) + 1
+    levels = weigh(grey, *_blur(height, width, grey.device)) * weight
+    side = 2 * round(_SHARE * max(height, width) / 2) + 1
     total, mean, square = _box(torch.stack([weight, levels, levels * levels]), side).unbind(0)
     total = total.clamp(min=1e-3)
     mean = mean / total
@@ -45,7 +45,7 @@ def _box(images: Tensor, side: int) -> Tensor:
     return functional.avg_pool2d(functional.avg_pool2d(around, (side, 1), stride=1), (1, side), stride=1)[0]
 
 
-@lru_cache(maxsize=32)
+@remembered
 def _blur(height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Matrices of a Gaussian blur, mirrored at the border."""
     reach = round(4 * _SIGMA)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from math import log2
 
 import numpy as np
@@ -11,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from endomatch_ros.matching.refiners.photometric_torch.resampling import area_weights, constant, weigh
+from endomatch_ros.matching.refiners.photometric_torch.constants import constant, remembered
+from endomatch_ros.matching.refiners.photometric_torch.resampling import area_weights, weigh
 
 PATCH = 8  # side of a patch, px of its level
 STRIDE = 4  # px from patch to patch
@@ -55,7 +55,7 @@ class Level:
         return functional.interpolate(inside, (height, width), mode="bilinear", align_corners=False) * 2.0**halvings
 
 
-@lru_cache(maxsize=32)
+@remembered
 def levels(height: int, width: int, finest: int, device: torch.device) -> tuple[Level, ...]:
     """The levels for images of this size in pixels, the coarsest first, the last ``finest`` halvings small.
 

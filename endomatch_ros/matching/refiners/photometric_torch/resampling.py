@@ -5,20 +5,15 @@ Convention: resizing maps x′ = (x + ½)·s − ½, as OpenCV does.
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from endomatch_ros.matching.refiners.photometric_torch.constants import constant, remembered
+
 _LUMA = (4899 / 16384, 9617 / 16384, 1868 / 16384)  # OpenCV's whole numbers for red, green and blue
-
-
-def constant(values: NDArray[np.generic], device: torch.device) -> Tensor:
-    """``values`` as float32 on ``device``: a copy to it, so to be kept by the caller."""
-    return torch.from_numpy(np.ascontiguousarray(values, np.float32)).to(device)
 
 
 def area_weights(source: int, target: int) -> NDArray[np.float64]:
@@ -68,8 +63,8 @@ def sample(field: Tensor, points: Tensor) -> Tensor:
 
 def sample_grid(images: Tensor, positions: Tensor) -> Tensor:
     """``images`` ``(B, C, h, w)`` at ``positions`` ``(B, h', w', 2)`` px: ``(B, C, h', w')``, bilinear."""
-    scale = unit_scale(*images.shape[-2:], images.device)
-    return sample_units(images, positions * scale - 1.0)
+    height, width = images.shape[-2:]
+    return sample_units(images, positions * unit_scale(height, width, images.device) - 1.0)
 
 
 def sample_units(images: Tensor, grid: Tensor) -> Tensor:
@@ -77,13 +72,13 @@ def sample_units(images: Tensor, grid: Tensor) -> Tensor:
     return functional.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=True)
 
 
-@lru_cache(maxsize=64)
+@remembered
 def unit_scale(height: int, width: int, device: torch.device) -> Tensor:
     """``(2,)`` units of ``grid_sample`` per pixel of an image at least two pixels high and wide, x and y."""
     return constant(np.array([2 / (width - 1), 2 / (height - 1)]), device)
 
 
-@lru_cache(maxsize=32)
+@remembered
 def _area_matrices(source: tuple[int, int], target: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
     rows, columns = (area_weights(*sizes) for sizes in zip(source, target, strict=True))
     return constant(rows, device), constant(columns, device)

@@ -7,15 +7,15 @@ components are solved for together. Red and black pixels of a checkerboard take 
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from endomatch_ros.matching.refiners.photometric_torch.constants import constant, remembered
 from endomatch_ros.matching.refiners.photometric_torch.gradients import differences
-from endomatch_ros.matching.refiners.photometric_torch.resampling import constant, sample_grid
+from endomatch_ros.matching.refiners.photometric_torch.resampling import sample_grid
 
 _ALPHA, _DELTA, _GAMMA = 20.0, 5.0, 10.0  # weights of smoothness, brightness and gradient
 _EPSILON = 0.01  # where the robust penalty turns from a square to an absolute value
@@ -83,7 +83,8 @@ def refined(image0: Tensor, image1: Tensor, flow: Tensor, effort: Effort) -> Ten
 
 
 def _data(image0: Tensor, image1: Tensor, flow: Tensor) -> _Data:
-    positions = flow.permute(0, 2, 3, 1) + _pixels(*flow.shape[-2:], flow.device)
+    height, width = flow.shape[-2:]
+    positions = flow.permute(0, 2, 3, 1) + _pixels(height, width, flow.device)
     warped = sample_grid(image1[:, None], positions)[:, 0]
     mean_and_change = torch.stack([torch.lerp(image0, warped, 0.5), warped - image0], dim=1)
     x, y = differences(mean_and_change)
@@ -166,13 +167,13 @@ def _checkered(values: Tensor, number: int) -> Tensor:
     return values.as_strided(shape, strides, values.storage_offset() + number * step)
 
 
-@lru_cache(maxsize=32)
+@remembered
 def _pixels(height: int, width: int, device: torch.device) -> Tensor:
     """``(h, w, 2)`` positions of the pixels."""
     return constant(np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1), device)
 
 
-@lru_cache(maxsize=32)
+@remembered
 def _edges(rows: int, columns: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Weights ``(2, rows, columns)`` of smoothness to the right and down, and 1 where there is a neighbour, else 0.
 
@@ -183,11 +184,11 @@ def _edges(rows: int, columns: int, device: torch.device) -> tuple[Tensor, Tenso
     return constant(0.5 * _ALPHA * there, device), constant(there, device)
 
 
-@lru_cache(maxsize=8)
+@remembered
 def _group_weights(device: torch.device) -> Tensor:
     return constant(np.array([0.5 * _DELTA, 0.5 * _GAMMA]).reshape(2, 1, 1, 1), device)
 
 
-@lru_cache(maxsize=8)
+@remembered
 def _epsilon(device: torch.device) -> Tensor:
     return constant(np.array([_EPSILON]), device)
