@@ -132,6 +132,7 @@ def normalise(levels: NDArray[np.float32], weight: NDArray[np.float32]) -> NDArr
     grey = weight * levels
     total = 1.0 / np.maximum(cv2.boxFilter(weight, -1, box), 1e-3)
     mean = cv2.boxFilter(grey, -1, box) * total
-    variance = cv2.sqrBoxFilter(grey, -1, box) * total - mean * mean
-    gain = _GAIN * weight / (np.sqrt(np.maximum(variance, 0.0)) + _CONTRAST_FLOOR)
-    return np.asarray(np.clip((grey - mean) * gain + 128.5, 0, 255), np.uint8)
+    variance = cv2.sqrBoxFilter(grey, cv2.CV_32F, box) * total - mean * mean
+    deviation = cv2.sqrt(np.maximum(variance, 0.0))
+    contrast = (grey - mean) * (_GAIN * weight / (deviation + _CONTRAST_FLOOR))
+    return np.asarray(cv2.convertScaleAbs(np.maximum(contrast + 128.0, 0.0)), np.uint8)

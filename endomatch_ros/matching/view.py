@@ -68,7 +68,8 @@ def view_mask(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
     scale = min(1.0, _WORK_SIDE / max(height, width))
     small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR) if scale < 1 else image
     # Opening removes overlay text and noise; what is left counts if it is large.
-    lit = (small.max(axis=2) > _DARK).astype(np.uint8)
+    brightest = cv2.max(cv2.max(small[..., 0], small[..., 1]), small[..., 2])
+    lit = (brightest > _DARK).astype(np.uint8)
     bright = cv2.morphologyEx(lit, cv2.MORPH_OPEN, np.ones((5, 5), np.uint8))
     count, labels, stats, _ = cv2.connectedComponentsWithStats(bright)
     large = [k for k in range(1, count) if stats[k, cv2.CC_STAT_AREA] >= 0.01 * bright.size]
