@@ -10,33 +10,47 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeVar
 
 from builtin_interfaces.msg import Time
 from geometry_msgs.msg import PoseStamped
 from rclpy.executors import SingleThreadedExecutor
 
 from endomatch_ros.data.frames import Frame
-from endomatch_ros.data.synthetic import SceneConfig, SyntheticEndoscope
+from endomatch_ros.data.synthetic import SceneConfig
 from endomatch_ros.ros.demo.publisher import FramePublisher
 from endomatch_ros.ros.launching.lifetime import until_told
 from endomatch_ros.ros.launching.processes import end_with_parent
 from endomatch_ros.ros.messages.clouds import pack_pose, stamp_to_ns
 
+if TYPE_CHECKING:
+    from endomatch_ros.data.synthetic import SyntheticEndoscope
+
 LISTENERS = 2
 """Subscribers to wait for: the matcher and the recorder."""
 
+Item = TypeVar("Item")
+
 
 class DemoCamera(FramePublisher):
-    """A camera that starts once all are listening, and also publishes ``true_pose`` (the camera in the world)."""
+    """A camera that starts once all is rendered and all are listening, and also publishes ``true_pose`` (in the world).
 
-    def __init__(self, frames: Iterator[Frame], rate: float) -> None:
-        super().__init__(frames, rate)
+    Args:
+        rendering: the frames, in the making.
+        count: frames to publish: those there are, to and fro.
+        rate: frames per second.
+    """
+
+    def __init__(self, rendering: Sequence[Future[Frame]], count: int, rate: float) -> None:
+        super().__init__((future.result() for future in to_and_fro(rendering, count)), rate)
+        self._rendering = rendering
         self._poses = self.create_publisher(PoseStamped, "true_pose", 10)
 
     def _tick(self) -> None:
-        if self.listeners >= LISTENERS:
+        if all(future.done() for future in self._rendering) and self.listeners >= LISTENERS:
             super()._tick()
 
     def _send(self, frame: Frame, stamp: Time) -> None:
@@ -52,17 +66,29 @@ def report(**facts: float) -> None:
     print(json.dumps(facts), flush=True)
 
 
-def render(config: SceneConfig, times: list[float]) -> list[Frame]:
-    """Render frames at ``times`` (seconds) on all cores, reporting progress."""
+@contextlib.contextmanager
+def rendering(config: SceneConfig, times: list[float]) -> Iterator[list[Future[Frame]]]:
+    """Render frames at ``times`` (seconds) on all cores, reporting progress; leaving ends it early.
+
+    Yields:
+        The frames to be, without depth and mask.
+    """
+    from endomatch_ros.data.synthetic import SyntheticEndoscope  # noqa: F401 - a forked worker has PyTorch at once
+
     workers = min(len(times), max(1, len(os.sched_getaffinity(0))))
-    # Spawned, not forked: torch's threads do not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(config,)) as pool:
-        frames = []
-        for frame in pool.map(_render_one, times, range(len(times))):
-            frames.append(frame)
-            report(rendered=len(frames))
-    return frames
+    # Nothing here has started a thread of PyTorch's or DDS's, which would not survive a fork.
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(config,))
+    done = itertools.count(1)
+    frames = [pool.submit(_render_one, time, index) for index, time in enumerate(times)]
+    for frame in frames:
+        frame.add_done_callback(lambda _: report(rendered=next(done)))
+    pool.shutdown(wait=False)  # no more work than this
+    try:
+        yield frames
+    finally:
+        for frame in frames:
+            frame.cancel()
 
 
 _scene: SyntheticEndoscope
@@ -71,6 +97,8 @@ _scene: SyntheticEndoscope
 def _start_worker(config: SceneConfig) -> None:
     global _scene
     import torch
+
+    from endomatch_ros.data.synthetic import SyntheticEndoscope
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent tells the workers when to end
     end_with_parent()  # and if it is killed, cannot
@@ -82,12 +110,12 @@ def _start_worker(config: SceneConfig) -> None:
 
 
 def _render_one(time: float, index: int) -> Frame:
-    return _scene.render(time, index)
+    return replace(_scene.render(time, index), depth=None, mask=None)  # as large as the image, and not published
 
 
-def to_and_fro(frames: list[Frame], count: int) -> Iterator[Frame]:
+def to_and_fro(frames: Sequence[Item], count: int) -> Iterator[Item]:
     """``count`` frames: forward, backward, forward, … without showing the ends twice in a row."""
-    there_and_back = frames + frames[-2:0:-1]
+    there_and_back = [*frames, *frames[-2:0:-1]]
     return itertools.islice(itertools.cycle(there_and_back), count)
 
 
@@ -99,14 +127,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--count", type=int, required=True, help="frames to publish")
     parser.add_argument("--rate", type=float, required=True, help="frames per second")
     args, ros_args = parser.parse_known_args(argv)
-    with contextlib.suppress(KeyboardInterrupt):  # while rendering
-        frames = render(SceneConfig(**args.scene), args.times)
-        with until_told(ros_args) as stack:
-            node = DemoCamera(to_and_fro(frames, args.count), args.rate)
-            stack.callback(node.destroy_node)
-            executor = SingleThreadedExecutor()
-            executor.add_node(node)
-            executor.spin_until_future_complete(node.done)
+    with (
+        contextlib.suppress(KeyboardInterrupt),
+        rendering(SceneConfig(**args.scene), args.times) as frames,
+        until_told(ros_args) as stack,  # meanwhile: by the last frame its listeners have found it
+    ):
+        node = DemoCamera(frames, args.count, args.rate)
+        stack.callback(node.destroy_node)
+        executor = SingleThreadedExecutor()
+        executor.add_node(node)
+        executor.spin_until_future_complete(node.done)
     return 0
 
 
