@@ -29,6 +29,7 @@ from std_srvs.srv import SetBool, Trigger
 from endomatch_ros.errors import ConfigError, EndomatchError
 from endomatch_ros.matching.interface import FrameMatcher
 from endomatch_ros.ros import parameters
+from endomatch_ros.ros.launching import openmp
 from endomatch_ros.ros.launching.lifetime import until_told
 from endomatch_ros.ros.messages.clouds import NANOSECONDS
 from endomatch_ros.ros.monitoring import diagnostics
@@ -240,6 +241,7 @@ def main(args: list[str] | None = None) -> int:
     Returns:
         0 after a clean end, 2 after a command line or an initial parameter that is wrong.
     """
+    openmp.prepare()
     try:
         with until_told(args) as stack:
             node = EndomatchNode()

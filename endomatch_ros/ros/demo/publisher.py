@@ -20,7 +20,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from endomatch_ros.data.readers.registry import READERS
 from endomatch_ros.data.sources import KINDS, add_source_arguments, open_sequence, source_options
 from endomatch_ros.errors import DataError, EndomatchError
-from endomatch_ros.ros.launching import dds
+from endomatch_ros.ros.launching import dds, openmp
 from endomatch_ros.ros.launching.lifetime import until_told
 from endomatch_ros.ros.messages.calibration import to_camera_info
 from endomatch_ros.ros.messages.clouds import ns_to_stamp, stamp_to_ns
@@ -154,6 +154,7 @@ def main(argv: list[str] | None = None) -> int:
     end = argv.index("--ros-args") if "--ros-args" in argv else len(argv)
     args, ros_args = _parser().parse_args(argv[:end]), argv[end:]
     dds.prepare()
+    openmp.prepare()
     try:
         frames = _frames(args)
         if args.count:

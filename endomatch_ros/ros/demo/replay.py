@@ -26,7 +26,7 @@ from endomatch_ros.errors import EndomatchError
 from endomatch_ros.evaluation.metrics import epipolar_errors, share_within
 from endomatch_ros.geometry.epipolar import fundamental_from_pose
 from endomatch_ros.ros.demo.collector import Answer, Collector
-from endomatch_ros.ros.launching import dds
+from endomatch_ros.ros.launching import dds, openmp
 from endomatch_ros.ros.launching.processes import Child, ChildError
 
 FIRST_ANSWER_S = 120.0  # loading the model on a busy machine
@@ -160,6 +160,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here, too")
     args = parser.parse_args(argv)
     dds.prepare(domain_id=1 + os.getpid() % 100)  # nobody else's images
+    openmp.prepare()
     parameters = {"model": args.model, "device": args.device}
     try:
         with tempfile.TemporaryDirectory(prefix="endomatch_replay_") as logs:

@@ -28,7 +28,7 @@ from endomatch_ros.data.synthetic import SceneConfig
 from endomatch_ros.errors import ConfigError, DataError
 from endomatch_ros.ros.demo import report as report
 from endomatch_ros.ros.demo.recorder import Recorder
-from endomatch_ros.ros.launching import dds
+from endomatch_ros.ros.launching import dds, openmp
 from endomatch_ros.ros.launching.processes import Child, ChildError
 from endomatch_ros.ros.messages.clouds import unpack_values
 
@@ -239,6 +239,7 @@ def _own_surroundings() -> Iterator[dict[str, str]]:
     """The environment for the children, in force here too for as long, with a ROS domain that nobody else uses."""
     before = dict(os.environ)
     dds.prepare(os.environ, domain_id=1 + os.getpid() % 100)
+    openmp.prepare(os.environ)
     try:
         yield dict(os.environ)
     finally:
