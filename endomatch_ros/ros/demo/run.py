@@ -180,7 +180,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--output", type=Path, default=Path("demo_output"), metavar="DIR", help="where the results go")
-    add("--seconds", type=float, default=20.0, help="length of the stream")
+    add("--seconds", type=float, default=10.0, help="length of the stream")
     add("--rate", type=float, default=30.0, help="frames per second")
     add("--size", default="640x512", metavar="WxH", help="of the images in pixels")
     add("--kind", choices=("tunnel", "cavity"), default="tunnel", help="what the scope looks at")
