@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from endomatch_ros import __version__
+from endomatch_ros import __version__, openmp
 from endomatch_ros.errors import ConfigError, EndomatchError
 from endomatch_ros.evaluation.options import add_model_options, add_setting_options, load_matcher
 
@@ -54,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         Exit status: 0 for success, 2 for bad input (one line on stderr says what and how to mend it), 130 after Ctrl-C.
     """
+    openmp.prepare()
     parser = _parser()
     args, rest = parser.parse_known_args(argv)
     if rest and not args.takes_rest:

@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT
 
 # From the ground up; what stands on one line may import each other.
-LAYERS = """errors device settings processes
+LAYERS = """errors device settings processes openmp
 geometry
 models
 matching

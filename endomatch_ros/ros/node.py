@@ -26,6 +26,7 @@ from rclpy.parameter import Parameter
 from rclpy.qos_overriding_options import InvalidQosOverridesError
 from std_srvs.srv import SetBool, Trigger
 
+from endomatch_ros import openmp
 from endomatch_ros.errors import ConfigError, EndomatchError
 from endomatch_ros.matching.interface import FrameMatcher
 from endomatch_ros.ros import parameters
@@ -240,6 +241,7 @@ def main(args: list[str] | None = None) -> int:
     Returns:
         0 after a clean end, 2 after a command line or an initial parameter that is wrong.
     """
+    openmp.prepare()
     try:
         with until_told(args) as stack:
             node = EndomatchNode()

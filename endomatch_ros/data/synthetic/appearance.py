@@ -19,8 +19,12 @@ class Appearance:
     def __init__(self, config: SceneConfig) -> None:
         rng = np.random.default_rng([config.seed, 37])
         self._config = config
-        self._texture = SolidNoise(int(rng.integers(2**31)), channels=4, size=64, band=(2.0, 10.0))
-        self._bump = SolidNoise(int(rng.integers(2**31)), channels=1, size=64, band=(3.0, 12.0), gradient=True)
+        texture = SolidNoise(int(rng.integers(2**31)), channels=4, size=64, band=(2.0, 10.0))
+        self._texture, self._two_fields, *self._fields = (
+            texture.channels(*wanted) for wanted in ((0, 1, 2, 3), (0, 1), (0,), (1,))
+        )
+        bump = SolidNoise(int(rng.integers(2**31)), channels=1, size=64, band=(3.0, 12.0), gradient=True)
+        self._patches, self._bump = bump.split()
         hue = rng.uniform(-0.01, 0.05)
         self._pale = _colour(hue + 0.02, rng.uniform(0.25, 0.42), 0.92)
         self._flush = _colour(hue - 0.01, rng.uniform(0.5, 0.68), 0.78)
@@ -37,10 +41,11 @@ class Appearance:
         """Reflectance ``(N, 3)`` in 0…1 at undeformed points ``(N, 3)``, so that texture moves with the tissue."""
         shift = torch.as_tensor(self._shift, dtype=material.dtype, device=material.device)
 
-        def layer(frequency: float, k: int) -> Tensor:
-            return self._texture(material * (frequency * self._scale) + shift[k])
+        def layer(noise: SolidNoise, frequency: float, k: int) -> Tensor:
+            return noise(material * (frequency * self._scale) + shift[k])
 
-        broad, middle, fine, grain = layer(0.07, 0), layer(0.22, 1), layer(0.7, 2), layer(1.9, 3)
+        broad, middle = layer(self._texture, 0.07, 0), layer(self._texture, 0.22, 1)
+        fine, grain = layer(self._two_fields, 0.7, 2), layer(self._fields[0], 1.9, 3)
         flush = torch.sigmoid(1.5 * broad[:, 0] + 0.9 * middle[:, 0])[:, None]
         colour = _mix(self._tensor(self._pale, material), self._tensor(self._flush, material), flush)
         for k, (frequency, width) in enumerate(((0.13, 0.11), (0.34, 0.13))):
@@ -48,8 +53,8 @@ class Appearance:
             bent = material * (frequency * self._scale) + 0.012 * torch.stack(
                 [middle[:, 1], middle[:, 2], fine[:, 1]], 1
             )
-            field = self._texture(bent + shift[4 + k])
-            line = torch.exp(-((field[:, k] / (width * (1.0 + 0.4 * broad[:, 1].clamp(-1.5, 1.5)))) ** 2))
+            field = self._fields[k](bent + shift[4 + k])
+            line = torch.exp(-((field[:, 0] / (width * (1.0 + 0.4 * broad[:, 1].clamp(-1.5, 1.5)))) ** 2))
             gate = torch.sigmoid(2.0 * broad[:, 2 + k] + 0.6 * middle[:, 3])
             amount = (float(self._vessel_strength[k]) * line * gate)[:, None]
             colour = _mix(colour, self._tensor(self._vessel, material), amount)
@@ -68,12 +73,11 @@ class Appearance:
         lambert = (normals * to_light).sum(1).clamp_min(0.0)
         # Light scattered under the surface fills grazing angles a little.
         diffuse = (0.85 * lambert + 0.15 * torch.sqrt(lambert + 1e-4)) / distance2
-        rough = self._bump(material * 0.9)
-        bumped = functional.normalize(normals + 0.006 * rough[:, 1:4], dim=1)
+        bumped = functional.normalize(normals + 0.006 * self._bump(material * 0.9), dim=1)
         half = functional.normalize(to_light + view, dim=1)
         power, strength = self._shine
         # Mucus lies in patches: dry tissue hardly shines.
-        wet = torch.sigmoid(3.0 * self._bump(material * 0.11)[:, 0] - 1.5)
+        wet = torch.sigmoid(3.0 * self._patches(material * 0.11)[:, 0] - 1.5)
         shine = strength * wet * (bumped * half).sum(1).clamp_min(0.0) ** power / distance2
         return self.albedo(material) * self._tensor(self._warmth, points) * diffuse[:, None] + shine[:, None]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -68,43 +70,65 @@ class SyntheticEndoscope:
             ConfigError: the second camera would be inside the tissue at this time.
         """
         c = self.config
-        ys, xs = torch.meshgrid(torch.arange(c.height), torch.arange(c.width), indexing="ij")
-        distance = self._distance_to_edge(xs, ys)
-        view = (distance > 0).to(self._device)
+        view, vignette = self._view
         pose = torch.from_numpy(self._trajectory.pose(time)).to(self._device, torch.float32)
-        radiance, depth = self._trace(pose, view, time, self._appearance)
-        vignette = self._vignette(xs, ys, distance).to(self._device)
+        radiance, depth = self._trace(pose, time, self._appearance)
         noise = [c.seed, round(time * 1e6) & 0xFFFFFFFF]
         shown = self._appearance.expose(radiance, view)
-        partner = self._partner(radiance, pose, view, vignette, time, [*noise, 1]) if c.stereo_baseline else None
+        partner = self._partner(radiance, pose, time, [*noise, 1]) if c.stereo_baseline else None
         return Frame(
             image=self._appearance.sense(shown, vignette, np.random.default_rng(noise)),
             stamp=time,
             index=index,
-            mask=view.cpu().numpy(),
+            mask=view.cpu().numpy().copy(),
             camera=self.camera,
             pose=self.pose(time),
             depth=(depth * c.radius).cpu().numpy().astype(np.float32),
             partner=partner,
         )
 
-    def _trace(self, pose: Tensor, view: Tensor, time: float, appearance: Appearance) -> tuple[Tensor, Tensor]:
-        """Linear radiance ``(H, W, 3)`` and depth ``(H, W)`` in lumen radii, 0 and ``inf`` where nothing is hit."""
-        ys, xs = torch.nonzero(view, as_tuple=True)
-        origin, rays = self._rays(torch.stack([xs, ys], 1).to(self._device, torch.float32), pose)
-        depth = self._surface.intersect(origin, rays, time, self._start(pose, view, time))
-        hit = torch.isfinite(depth)
-        radiance = torch.zeros((*view.shape, 3), device=self._device)
-        radiance[ys[hit], xs[hit]] = self._radiance(origin, rays[hit], depth[hit], pose, time, appearance)
-        full = torch.full(view.shape, torch.inf, device=self._device)
-        full[ys, xs] = depth
-        return radiance, full
-
-    def _partner(
-        self, left: Tensor, left_pose: Tensor, view: Tensor, vignette: Tensor, time: float, noise: list[int]
-    ) -> StereoPartner:
-        """What a second, equal and parallel camera sees beside the one that sees radiance ``left`` ``(H, W, 3)``."""
+    @cached_property
+    def _view(self) -> tuple[Tensor, Tensor]:
+        """The pixels inside the view circle ``(H, W)`` bool and the vignette ``(H, W)``, of all frames."""
         c = self.config
+        ys, xs = torch.meshgrid(torch.arange(c.height), torch.arange(c.width), indexing="ij")
+        distance = self._distance_to_edge(xs, ys)
+        return (distance > 0).to(self._device), self._vignette(xs, ys, distance).to(self._device)
+
+    @cached_property
+    def _pixels(self) -> tuple[Tensor, Tensor]:
+        """Where the pixels in view are in a flattened image ``(N,)``, and their directions ``(N, 3)``."""
+        ys, xs = torch.nonzero(self._view[0], as_tuple=True)
+        return ys * self.config.width + xs, self._local(torch.stack([xs, ys], 1).to(torch.float32))
+
+    @cached_property
+    def _coarse(self) -> tuple[tuple[int, ...], Tensor, Tensor]:
+        """Shape of the coarse grid of rays; index ``(N,)`` and directions ``(N, 3)`` of those near the view circle."""
+        c = self.config
+        xs = torch.arange(0, c.width + _COARSE, _COARSE, dtype=torch.float32)
+        ys = torch.arange(0, c.height + _COARSE, _COARSE, dtype=torch.float32)
+        grid_y, grid_x = torch.meshgrid(ys, xs, indexing="ij")
+        pixels = torch.stack([grid_x.flatten(), grid_y.flatten()], 1).to(self._device)
+        near = ((grid_x - self._circle[0][0]) ** 2 + (grid_y - self._circle[0][1]) ** 2).sqrt().flatten()
+        index = torch.nonzero(near < self._circle[1] + 2 * _COARSE)[:, 0].to(self._device)
+        return tuple(grid_x.shape), index, self._local(pixels[index])
+
+    def _trace(self, pose: Tensor, time: float, appearance: Appearance) -> tuple[Tensor, Tensor]:
+        """Linear radiance ``(H, W, 3)`` and depth ``(H, W)`` in lumen radii, 0 and ``inf`` where nothing is hit."""
+        c, (pixels, local) = self.config, self._pixels
+        origin, rays = _rays(local, pose)
+        depth = self._surface.intersect(origin, rays, time, self._start(pose, time))
+        hit = torch.nonzero(torch.isfinite(depth))[:, 0]
+        seen = self._radiance(origin, rays.index_select(0, hit), depth.index_select(0, hit), pose, time, appearance)
+        radiance = torch.zeros((c.height * c.width, 3), device=self._device)
+        radiance.index_copy_(0, pixels.index_select(0, hit), seen)
+        full = torch.full((c.height * c.width,), torch.inf, device=self._device)
+        full[pixels] = depth
+        return radiance.reshape(c.height, c.width, 3), full.reshape(c.height, c.width)
+
+    def _partner(self, left: Tensor, left_pose: Tensor, time: float, noise: list[int]) -> StereoPartner:
+        """What a second, equal and parallel camera sees beside the one that sees radiance ``left`` ``(H, W, 3)``."""
+        c, (view, vignette) = self.config, self._view
         pose = left_pose.clone()
         pose[0, 3] -= c.stereo_baseline / c.radius
         centre = (-pose[:3, :3].T @ pose[:3, 3])[None]
@@ -113,7 +137,7 @@ class SyntheticEndoscope:
                 f"stereo_baseline={c.stereo_baseline} puts the second camera of scene {c.seed} into the tissue at "
                 f"{time} s: use a smaller one, or another time"
             )
-        radiance, _ = self._trace(pose, view, time, self._partner_appearance)
+        radiance, _ = self._trace(pose, time, self._partner_appearance)
         # One exposure for both, as in a stereo scope: measured in the left view alone.
         both = self._appearance.expose(torch.cat([left, radiance], 1), torch.cat([view, torch.zeros_like(view)], 1))
         image = self._appearance.sense(both[:, c.width :], vignette, np.random.default_rng(noise))
@@ -140,14 +164,14 @@ class SyntheticEndoscope:
         pixels = torch.as_tensor(np.asarray(points, dtype=np.float64).reshape(-1, 2))
         pose_a = torch.from_numpy(self._trajectory.pose(time_a))
         pose_b = torch.from_numpy(self._trajectory.pose(time_b))
-        origin, rays = self._rays(pixels, pose_a)
+        origin, rays = _rays(self._local(pixels), pose_a)
         depth = self._surface.intersect(origin, rays, time_a)
         seen = torch.isfinite(depth) & (self._distance_to_edge(*pixels.unbind(1)) > 0)
         world = origin + torch.where(seen, depth, 1.0)[:, None] * rays
         target, z = self._move(world, time_a, time_b, pose_b)
         in_front = seen & (z > 1e-6)
         in_view = in_front & (self._distance_to_edge(*target.unbind(1)) > 0)
-        origin_b, rays_b = self._rays(target, pose_b)
+        origin_b, rays_b = _rays(self._local(target), pose_b)
         depth_b = torch.full_like(depth, torch.inf)
         depth_b[in_view] = self._surface.intersect(origin_b, rays_b[in_view], time_b)
         # The ray through the target meets the very same point unless something stands before it.
@@ -173,7 +197,7 @@ class SyntheticEndoscope:
         depth = depth_a[points[:, 1].long(), points[:, 0].long()]
         seen = torch.isfinite(depth)
         pose_a, pose_b = (torch.from_numpy(self._trajectory.pose(f.stamp)) for f in (frame_a, frame_b))
-        origin, rays = self._rays(points, pose_a)
+        origin, rays = _rays(self._local(points), pose_a)
         world = origin + torch.where(seen, depth, 1.0)[:, None] * rays
         target, z = self._move(world, frame_a.stamp, frame_b.stamp, pose_b)
         visible = seen & (z > 1e-6) & (self._distance_to_edge(*target.unbind(1)) > 0)
@@ -189,30 +213,22 @@ class SyntheticEndoscope:
         matrix = torch.tensor(self.camera.matrix)
         return (local / local[:, 2:].clamp_min(1e-6)) @ matrix[:2].T, local[:, 2]
 
-    def _rays(self, pixels: Tensor, pose: Tensor) -> tuple[Tensor, Tensor]:
-        """Camera centre ``(3,)`` and world directions ``(N, 3)`` of unit depth, in lumen radii."""
+    def _local(self, pixels: Tensor) -> Tensor:
+        """Directions ``(N, 3)`` of unit depth in the camera's frame, through ``pixels`` ``(N, 2)``."""
         fx, cx, cy = self.camera.matrix[0, 0], self.camera.matrix[0, 2], self.camera.matrix[1, 2]
-        local = torch.stack([(pixels[:, 0] - cx) / fx, (pixels[:, 1] - cy) / fx, torch.ones_like(pixels[:, 0])], 1)
-        rotation = pose[:3, :3]
-        return -rotation.T @ pose[:3, 3], local @ rotation
+        return torch.stack([(pixels[:, 0] - cx) / fx, (pixels[:, 1] - cy) / fx, torch.ones_like(pixels[:, 0])], 1)
 
-    def _start(self, pose: Tensor, view: Tensor, time: float) -> Tensor:
+    def _start(self, pose: Tensor, time: float) -> Tensor:
         """Depths safely before the surface for each pixel in view, from a coarser grid of rays."""
-        c = self.config
-        xs = torch.arange(0, c.width + _COARSE, _COARSE, dtype=torch.float32)
-        ys = torch.arange(0, c.height + _COARSE, _COARSE, dtype=torch.float32)
-        grid_y, grid_x = torch.meshgrid(ys, xs, indexing="ij")
-        pixels = torch.stack([grid_x.flatten(), grid_y.flatten()], 1).to(self._device)
-        near = ((grid_x - self._circle[0][0]) ** 2 + (grid_y - self._circle[0][1]) ** 2).sqrt().flatten()
-        index = torch.nonzero(near < self._circle[1] + 2 * _COARSE)[:, 0].to(self._device)
-        origin, rays = self._rays(pixels[index], pose)
-        depth = torch.full((len(pixels),), torch.inf, device=self._device)
+        c, (shape, index, local) = self.config, self._coarse
+        origin, rays = _rays(local, pose)
+        depth = torch.full(shape, torch.inf, device=self._device).flatten()
         depth[index] = self._surface.intersect(origin, rays, time)
         # The nearest of the surrounding coarse rays, less a margin: an occluding edge may lie between them.
-        coarse = depth.clamp_max(20.0).reshape(1, 1, *grid_x.shape)
+        coarse = depth.clamp_max(20.0).reshape(1, 1, *shape)
         nearest = -functional.max_pool2d(-coarse, 3, 1, 1)
         fine = functional.interpolate(nearest, scale_factor=_COARSE, mode="nearest")[0, 0, : c.height, : c.width]
-        return fine[view.to(self._device)] * 0.94
+        return fine[self._view[0]] * 0.94
 
     def _radiance(
         self, origin: Tensor, rays: Tensor, depth: Tensor, pose: Tensor, time: float, appearance: Appearance
@@ -238,6 +254,12 @@ class SyntheticEndoscope:
         r2 = ((xs - cx) ** 2 + (ys - cy) ** 2) / radius**2
         circle = radius - radius * torch.sqrt(r2)
         return (1.0 - 0.35 * r2).clamp_min(0.0) * (circle / 2.5).clamp(0, 1) * (distance > 0)
+
+
+def _rays(local: Tensor, pose: Tensor) -> tuple[Tensor, Tensor]:
+    """Camera centre ``(3,)`` in lumen radii and, of ``local`` directions ``(N, 3)``, those in the world."""
+    rotation = pose[:3, :3]
+    return -rotation.T @ pose[:3, 3], local @ rotation
 
 
 def _depth(frame: Frame) -> NDArray[np.float32]:

@@ -46,24 +46,23 @@ class Surface:
         self._waves = _waves(rng, config.deformation)
         self._contraction = config.deformation * _WAVE_NUMBERS[1]
 
-    def axis(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Centre line ``x, y`` of the tunnel at ``z`` and the derivatives of both; zero for a cavity."""
+    def axis(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Centre line ``x, y`` of the tunnel at ``z``; zero for a cavity."""
         if self._kind == "cavity":
-            zero = torch.zeros_like(z)
-            return zero, zero, zero, zero
+            return torch.zeros_like(z), torch.zeros_like(z)
         (a, k, p), (b, m, q) = self._bend
-        return (
-            a * torch.sin(k * z + p),
-            b * torch.sin(m * z + q),
-            a * k * torch.cos(k * z + p),
-            b * m * torch.cos(m * z + q),
-        )
+        return a * torch.sin(k * z + p), b * torch.sin(m * z + q)
+
+    def _lean(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Derivatives of the tunnel's centre line by ``z``."""
+        (a, k, p), (b, m, q) = self._bend
+        return a * k * torch.cos(k * z + p), b * m * torch.cos(m * z + q)
 
     def value(self, points: Tensor) -> Tensor:
         """``f`` at undeformed ``points`` ``(N, 3)``: ``(N,)``."""
         value = self._cavity(points)[0] if self._kind == "cavity" else self._tunnel(points, gradient=False)[0]
         for frequency, amplitude in self._octaves:
-            value = value - amplitude * self._relief(points * frequency + self._offset.to(points))[:, 0]
+            value -= amplitude * self._relief((points * frequency).add_(self._offset.to(points)))[:, 0]
         return value
 
     def gradient(self, points: Tensor) -> Tensor:
@@ -76,7 +75,7 @@ class Surface:
 
     def _tunnel(self, points: Tensor, gradient: bool) -> tuple[Tensor, Tensor]:
         x, y, z = points.unbind(1)
-        cx, cy, sx, sy = self.axis(z)
+        cx, cy = self.axis(z)
         dx, dy = x - cx, y - cy
         rho = torch.sqrt(dx * dx + dy * dy).clamp_min(1e-6)
         # Folds: narrow ring-like ridges, tilted so that they do not look machined.
@@ -86,6 +85,7 @@ class Surface:
         value = rho - 1.0 + height * wave**6
         if not gradient:
             return value, value
+        sx, sy = self._lean(z)
         radial = torch.stack([dx / rho, dy / rho, -(dx * sx + dy * sy) / rho], 1)
         slope = -3.0 * torch.sin(inner) * wave**5 * height
         along = k - tilt[0] * sx - tilt[1] * sy
@@ -127,38 +127,50 @@ class Surface:
             start: ``(N,)`` depths known to lie before the surface.
         """
         stretch = 1.0 / (directions.norm(dim=1) * _STEEPNESS)
+        begin = torch.full_like(stretch, 0.02) if start is None else start
 
-        def inside(tau: Tensor, index: Tensor) -> Tensor:
-            return self.value(self.material(origin + tau[:, None] * directions[index], time))
+        def inside(tau: Tensor, rays: Tensor) -> Tensor:
+            return self.value(self.material(origin + tau[:, None] * rays, time))
 
-        low = torch.full_like(stretch, 0.02) if start is None else start.clone()
-        high, depth = torch.full_like(low, torch.inf), torch.full_like(low, torch.inf)
-        active = torch.arange(len(low), device=low.device)
-        for _ in range(160):
-            f = inside(low[active], active)
-            crossed = f >= 0.0
-            high[active[crossed]] = low[active[crossed]]
-            active, f = active[~crossed], f[~crossed]
-            if len(active) == 0:
-                break
-            depth[active] = low[active]  # last depth known to be inside
-            # The least step grows with the distance, like the size of a pixel on the surface.
-            low[active] += torch.maximum(-f, 0.01 + 0.01 * low[active]) * stretch[active]
-            active = active[low[active] < FAR]
-        hit = torch.isfinite(high) & torch.isfinite(depth)
-        index = torch.nonzero(hit)[:, 0]
-        out = torch.full_like(depth, torch.inf)
-        out[index] = _false_position(inside, depth[index], high[index], index)
+        bracket = _march(inside, directions, stretch, begin)
+        index = torch.nonzero(torch.isfinite(bracket).all(0))[:, 0]
+        out = torch.full_like(begin, torch.inf)
+        rays = directions.index_select(0, index)
+        out[index] = _false_position(lambda tau: inside(tau, rays), *bracket.index_select(1, index))
         return out
 
 
-def _false_position(inside: Callable[[Tensor, Tensor], Tensor], low: Tensor, high: Tensor, index: Tensor) -> Tensor:
+def _march(inside: Callable[[Tensor, Tensor], Tensor], rays: Tensor, stretch: Tensor, begin: Tensor) -> Tensor:
+    """The last depth inside and the first one outside along each ray, ``(2, N)``; ``inf`` where there is none."""
+    bracket = torch.full((2, len(begin)), torch.inf, dtype=begin.dtype, device=begin.device)
+    active, tau, before = torch.arange(len(begin), device=begin.device), begin, bracket[0]
+    for _ in range(160):
+        if len(active) == 0:
+            break
+        f = inside(tau, rays)
+        crossed = torch.nonzero(f >= 0.0)[:, 0]
+        there = active.index_select(0, crossed)
+        bracket[0].index_copy_(0, there, before.index_select(0, crossed))
+        bracket[1].index_copy_(0, there, tau.index_select(0, crossed))
+        # The least step grows with the distance, like the size of a pixel on the surface.
+        ahead = tau + torch.maximum(-f, 0.01 + 0.01 * tau) * stretch
+        going = torch.nonzero((f < 0.0) & (ahead < FAR))[:, 0]
+        # index_select is several times faster than indexing with a mask.
+        active, rays, stretch, before, tau = (
+            values.index_select(0, going) for values in (active, rays, stretch, tau, ahead)
+        )
+    return bracket
+
+
+def _false_position(inside: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> Tensor:
     """Root between ``low`` (inside) and ``high`` (outside) by the Illinois false-position method."""
-    f_low, f_high = inside(low, index), inside(high, index)
+    # Not the march's values: PyTorch may round the last elements of an array otherwise, and scenes keep every bit.
+    f_low, f_high = inside(low), inside(high)
     side = torch.zeros_like(low)
     for _ in range(6 if low.dtype == torch.float32 else 40):
-        middle = torch.where(f_high - f_low > 0, (low * f_high - high * f_low) / (f_high - f_low), low)
-        f = inside(middle, index)
+        span = f_high - f_low
+        middle = torch.where(span > 0, (low * f_high - high * f_low) / span, low)
+        f = inside(middle)
         outside = f >= 0.0
         f_low = torch.where(outside & (side > 0), 0.5 * f_low, f_low)
         f_high = torch.where(~outside & (side < 0), 0.5 * f_high, f_high)

@@ -41,7 +41,7 @@ class Trajectory:
         return self._reach * np.sin(self._start + self._config.speed * np.pi / (2 * self._reach) * time)
 
     def _axis(self, z: float) -> np.ndarray:
-        x, y, _, _ = self._surface.axis(torch.tensor([z], dtype=torch.float64))
+        x, y = self._surface.axis(torch.tensor([z], dtype=torch.float64))
         return np.array([x.item(), y.item(), z])
 
     def _centre(self, time: float) -> np.ndarray:

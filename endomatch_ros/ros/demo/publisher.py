@@ -17,6 +17,7 @@ from rclpy.qos import QoSProfile
 from rclpy.task import Future
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
+from endomatch_ros import openmp
 from endomatch_ros.data.frames import to_and_fro
 from endomatch_ros.data.readers.registry import READERS
 from endomatch_ros.data.sources import KINDS, add_source_arguments, open_sequence, source_options
@@ -155,6 +156,7 @@ def main(argv: list[str] | None = None) -> int:
     end = argv.index("--ros-args") if "--ros-args" in argv else len(argv)
     args, ros_args = _parser().parse_args(argv[:end]), argv[end:]
     dds.prepare()
+    openmp.prepare()
     try:
         frames = _frames(args)
         if args.count:

@@ -21,6 +21,7 @@ import rclpy
 from numpy.typing import NDArray
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 
+from endomatch_ros import openmp
 from endomatch_ros.data.readers.sfm import SfmSequence
 from endomatch_ros.errors import EndomatchError
 from endomatch_ros.evaluation.metrics import epipolar_errors, share_within
@@ -157,6 +158,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here, too")
     args = parser.parse_args(argv)
     dds.prepare(domain_id=1 + os.getpid() % 100)  # nobody else's images
+    openmp.prepare()
     parameters = {"model": args.model, "device": args.device}
     try:
         with tempfile.TemporaryDirectory(prefix="endomatch_replay_") as logs:

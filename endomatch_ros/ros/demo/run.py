@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 
-from endomatch_ros.data.synthetic import SceneConfig, SyntheticEndoscope, parse_size
+from endomatch_ros.data.synthetic import SceneConfig, parse_size
 from endomatch_ros.errors import ConfigError, DataError
 from endomatch_ros.ros.demo import report as report
 from endomatch_ros.ros.demo.recorder import Recorder
@@ -43,6 +43,8 @@ TOPICS = {
     "/endomatch/visualization/compressed": CompressedImage,
     "/diagnostics": DiagnosticArray,
 }
+SPEED = 0.75
+"""Lumen radii per second: a scope at rest for most of a pair would say little about the matches at this rate."""
 START_PATIENCE_S = 180.0
 SETTLE_S = 2.0
 """Without an arrival for this long after the last frame, no more answers are expected."""
@@ -66,18 +68,19 @@ def main(argv: list[str] | None = None) -> int:
     output: Path = args.output
     _clear(output)
     console = Console()
-    with interruptible(), contextlib.ExitStack() as stack:
-        environment = stack.enter_context(dds.own_domain())
-        rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
-        stack.callback(rclpy.try_shutdown)
-        recorder = stack.enter_context(Recorder(output / "bag", TOPICS))
-        node = stack.enter_context(Child("matcher node", _node_command(args), output / "node.log", environment))
-        camera = stack.enter_context(
-            Child("camera", _camera_command(args, config), output / "camera.log", environment, read_output=True)
-        )
-        stack.callback(signal.signal, signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave anyone behind
-        times, diagnostics = _Run(console, recorder, node, camera, args).run()
-    summary = _finish(console, output, config, times, recorder.counts[report.IMAGES], diagnostics)
+    with dds.own_domain() as environment:
+        with interruptible(), contextlib.ExitStack() as stack:
+            # The children first: while they load what they need and render, there is time to follow them.
+            node = stack.enter_context(Child("matcher node", _node_command(args), output / "node.log", environment))
+            camera = stack.enter_context(
+                Child("camera", _camera_command(args, config), output / "camera.log", environment, read_output=True)
+            )
+            rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
+            stack.callback(rclpy.try_shutdown)
+            recorder = stack.enter_context(Recorder(output / "bag", TOPICS))
+            stack.callback(signal.signal, signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must leave nobody behind
+            times, diagnostics = _Run(console, recorder, node, camera, args).run()
+        summary = _finish(console, output, config, times, recorder.counts[report.IMAGES], diagnostics)
     summary["scene"] = asdict(config)
     (output / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
     console.print(report.table(summary))
@@ -158,6 +161,8 @@ class _Run:
 def _finish(
     console: Console, output: Path, config: SceneConfig, times: dict[int, float], received: int, last: dict[str, str]
 ) -> dict[str, Any]:
+    from endomatch_ros.data.synthetic import SyntheticEndoscope  # PyTorch
+
     with console.status("measuring against the known motion, drawing"):
         pairs = report.read_pairs(output / "bag", SyntheticEndoscope(config), times)
         if not pairs:
@@ -175,12 +180,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--output", type=Path, default=Path("demo_output"), metavar="DIR", help="where the results go")
-    add("--seconds", type=float, default=20.0, help="length of the stream")
-    add("--rate", type=float, default=5.0, help="frames per second")
+    add("--seconds", type=float, default=10.0, help="length of the stream")
+    add("--rate", type=float, default=30.0, help="frames per second")
     add("--size", default="640x512", metavar="WxH", help="of the images in pixels")
     add("--kind", choices=("tunnel", "cavity"), default="tunnel", help="what the scope looks at")
     add("--seed", type=int, default=7, help="of the scene")
-    add("--distinct", type=int, default=50, metavar="N", help="frames to render; they are played to and fro")
+    add("--distinct", type=int, default=24, metavar="N", help="frames to render; they are played to and fro")
     add("--model", default="embedded", help="preset or .safetensors file")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     return parser
@@ -191,7 +196,7 @@ def _scene_config(args: argparse.Namespace) -> SceneConfig:
         if not low <= getattr(args, name) <= high:
             raise ConfigError(f"--{name} {getattr(args, name)} is outside {low} to {high}")
     width, height = parse_size(args.size)
-    return SceneConfig(seed=args.seed, kind=args.kind, width=width, height=height)
+    return SceneConfig(seed=args.seed, kind=args.kind, width=width, height=height, speed=SPEED)
 
 
 def _count(args: argparse.Namespace) -> int:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from endomatch_ros import openmp
 from endomatch_ros.errors import ConfigError
 from endomatch_ros.ros.launching import dds
 from endomatch_ros.ros.launching.files import load_yaml, read_parameters
@@ -154,12 +155,16 @@ def log_level(text: str) -> str:
     return text.lower()
 
 
-def environment(wanted: bool) -> dict[str, str]:
-    """Variables that a started process needs on top of this one's; see :func:`.dds.prepare`."""
-    if not wanted:
-        return {}
+def environment(fastdds_profile: bool) -> dict[str, str]:
+    """Variables that a started process needs on top of this one's.
+
+    Args:
+        fastdds_profile: with those of :func:`.dds.prepare`, not only those of :func:`.openmp.prepare`.
+    """
     prepared = dict(os.environ)
-    dds.prepare(prepared)
+    openmp.prepare(prepared)
+    if fastdds_profile:
+        dds.prepare(prepared)
     return {name: text for name, text in prepared.items() if os.environ.get(name) != text}
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
 
+from endomatch_ros import openmp
+
 _PROFILE = "fastdds_shm.xml"
 _VARIABLE, _HUMBLE_VARIABLE = "FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE"
 
@@ -51,9 +53,10 @@ def prepare(environment: MutableMapping[str, str] = os.environ, domain_id: int |
 
 @contextlib.contextmanager
 def own_domain() -> Iterator[dict[str, str]]:
-    """The environment for child processes, in force here too for as long: a ROS domain that nobody else uses."""
+    """The environment for child processes, in force here too for as long, with a ROS domain that nobody else uses."""
     before = dict(os.environ)
     prepare(os.environ, domain_id=1 + os.getpid() % 100)
+    openmp.prepare(os.environ)
     try:
         yield dict(os.environ)
     finally:

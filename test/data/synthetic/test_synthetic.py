@@ -109,6 +109,12 @@ def test_noise_is_periodic_and_normalised():
     assert value[:, 0].std() == pytest.approx(0.97, abs=0.08)
 
 
+def test_some_channels_of_the_noise_are_those_of_all():
+    noise = SolidNoise(0, channels=2, size=16, gradient=True)
+    points = torch.rand(100, 3, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(noise.channels(5, 1)(points), noise(points)[:, [5, 1]])
+
+
 def test_correspondence_agrees_with_opencv_on_a_rigid_scene():
     scene = SyntheticEndoscope(SCENES[0])
     frame, other = scene.render(0.0), scene.render(0.4)

@@ -17,6 +17,7 @@ from rclpy.expand_topic_name import expand_topic_name
 from support.launch import CONFIG, STEREO, inputs, values
 from support.ros import bench
 
+from endomatch_ros import openmp
 from endomatch_ros.errors import ConfigError
 from endomatch_ros.ros import launching
 from endomatch_ros.ros.launching.files import read_parameters
@@ -191,10 +192,19 @@ def test_words_that_are_unknown(check, text: str):
 def test_environment_names_the_profile_unless_the_user_has_one(monkeypatch):
     for name in ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE", "ROS_DISTRO"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
     assert Path(launching.environment(True)["FASTDDS_DEFAULT_PROFILES_FILE"]).is_file()
     assert launching.environment(False) == {}
     monkeypatch.setenv("FASTRTPS_DEFAULT_PROFILES_FILE", "mine.xml")
     assert launching.environment(True) == {}
+
+
+def test_environment_says_how_threads_wait_unless_the_user_has(monkeypatch):
+    for name in ("OMP_WAIT_POLICY", *openmp.WAITING):
+        monkeypatch.delenv(name, raising=False)
+    assert launching.environment(False) == openmp.WAITING
+    monkeypatch.setenv(next(iter(openmp.WAITING)), "7")
+    assert launching.environment(False) == {}
 
 
 # RViz

@@ -15,6 +15,7 @@ from rclpy.qos import QoSProfile
 from sensor_msgs.msg import Image
 from support.ros import BEST_EFFORT, RELIABLE, bench, wait_until
 
+from endomatch_ros import openmp
 from endomatch_ros.ros.launching import dds
 
 NODE = [sys.executable, "-m", "endomatch_ros.ros.node"]
@@ -132,3 +133,14 @@ def test_the_publisher_takes_ros_arguments_and_ends_cleanly_when_told(watching, 
     wait_until(lambda: count("/scope/right/camera_info") == 1, "the right camera")
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=30) == 0
+
+
+def test_pytorch_s_threads_in_the_node_wait_as_chosen():
+    code = "import sys; from endomatch_ros.ros.node import main; main(sys.argv[1:]); import torch"
+    command = [sys.executable, "-c", code, "--ros-args", "-p", "similarity_threshold:=7.0"]  # which ends it at once
+    kept = {name: text for name, text in os.environ.items() if not name.startswith(("OMP_", "GOMP_", "KMP_"))}
+    environment = {**kept, "OMP_DISPLAY_ENV": "verbose"}
+    shown = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False).stderr
+    if "GOMP_" not in shown:
+        pytest.skip("PyTorch brings another OpenMP than GNU's")
+    assert all(f"{name} = '{text}'" in shown for name, text in openmp.WAITING.items())

@@ -1,0 +1,25 @@
+"""How PyTorch's threads wait for each other, to be set before a process loads PyTorch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import MutableMapping
+
+WAITING = {"GOMP_SPINCOUNT": "1000"}
+"""Rounds that a thread waits busily, some hundredths of a millisecond, before it sleeps."""
+# By itself GNU's OpenMP waits for 300000 rounds, milliseconds: where another process has the core of the thread that is
+# waited for, each of a frame's hundreds of waits takes as long. Median of StreamMatcher.push, 640x512, two cores, in
+# ms, alone and beside one busy process: 300000 rounds 245 and 490 to 1770, 30000 245 and 660, 10000 250 and 470, 1000
+# 255 and 395, OMP_WAIT_POLICY=passive 255 and 390, a single thread 330 and 370.
+
+_CHOICES = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME"}
+
+
+def prepare(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Put :data:`WAITING` into ``environment``, unless the user has chosen there.
+
+    Args:
+        environment: changed in place; of this process before it loads PyTorch, or for one to be started.
+    """
+    if not _CHOICES & environment.keys():
+        environment.update(WAITING)
