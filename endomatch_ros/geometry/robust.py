@@ -18,6 +18,7 @@ _ITERATIONS = 5000
 _FARTHEST_PX = 1e7  # a coordinate beyond this is a bug or a failed undistortion, and its square has lost its digits
 _STILL_PX = 0.1  # when nine of ten matches move less than this, noise would pass for a geometry
 _PARALLAX_PX = 0.5
+_CHEIRALITY = 1000  # inliers at most that choose among the four poses
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,14 +95,17 @@ def recover_relative_pose(
 ) -> Array | None:
     """``camera1_from_camera0`` ``(4, 4)``, unit translation, from an ``E`` estimate; ``None`` if it is undecided.
 
-    Of the four poses of an essential matrix the one with most inliers before both cameras is taken (cheirality).
+    Of the four poses of an essential matrix the one with most inliers before both cameras is taken (cheirality; of more
+    than 1000 inliers every k-th one is asked).
     Undecided are: less than half of the inliers in front, and a motion that rotation alone explains (median parallax
     below half a pixel), since the direction of translation is then a guess.
     """
     if estimate.essential is None:
         return None
-    rays0 = camera.rays(np.asarray(points0)[estimate.inliers])
-    rays1 = camera.rays(np.asarray(points1)[estimate.inliers])
+    # Evenly from the list: which of four poses it is shows in far fewer matches than there are.
+    chosen = np.flatnonzero(estimate.inliers)
+    chosen = chosen[:: max(1, -(-len(chosen) // _CHEIRALITY))]
+    rays0, rays1 = camera.rays(np.asarray(points0)[chosen]), camera.rays(np.asarray(points1)[chosen])
     # A large depth limit: distant points count too, the default of 50 baselines would drop slow motion altogether.
     front, rotation, translation, _, _ = cv2.recoverPose(
         estimate.essential, rays0[:, :2].copy(), rays1[:, :2].copy(), np.eye(3), distanceThresh=1e6
@@ -155,7 +159,8 @@ def _unit(matrix: NDArray[np.generic] | None) -> Array | None:
 def _undetermined(inliers0: Array, inliers1: Array, needed: int, threshold: float) -> str:
     """Why these inliers do not determine an epipolar geometry; empty if they do."""
     for inliers in (inliers0, inliers1):
-        if len(np.unique(np.round(inliers, 1), axis=0)) < needed:
+        # Tenths of a pixel, one number per place: rows of an array are slow to compare.
+        if len(np.unique(np.round(10 * inliers) @ [1.0, 2.0**26])) < needed:
             return f"only {len(inliers)} matches agree on an epipolar geometry, {needed} at different points are needed"
         narrow = np.linalg.svd(inliers - inliers.mean(axis=0), compute_uv=False)[1] / np.sqrt(len(inliers))
         if narrow < threshold:

@@ -14,6 +14,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
@@ -83,8 +84,7 @@ class EndomatchNode(LifecycleNode):
         settings = parameters.read(self)
         started = time.monotonic()
         try:
-            matcher = self._load(settings)
-            matcher.warmup(WARM_UP_SIZE)
+            matcher = self._loaded(settings)
             sources = [*self._cameras, *([STEREO] if settings.mode != "temporal" else [])]
             self._statistics = {source: self._statistics.get(source, Statistics()) for source in sources}
             self._session = session = Session(self, matcher, self._statistics)
@@ -100,6 +100,21 @@ class EndomatchNode(LifecycleNode):
         topics = ", ".join(channel.topic for channel in session.channels.values())
         self.get_logger().info(f"{session.hardware_id} ready after {took:.1f} s, images from {topics}")
         return super().on_configure(state)
+
+    def _loaded(self, settings: parameters.Settings) -> FrameMatcher:
+        """The matcher, warmed up. On a thread that ends again, and with it the helpers that OpenMP gives each thread:
+
+        where there are more of them than cores, those of the worker no longer wait for each other but sleep, and a
+        frame takes half as long again.
+        """
+
+        def load() -> FrameMatcher:
+            matcher = self._load(settings)
+            matcher.warmup(WARM_UP_SIZE)
+            return matcher
+
+        with ThreadPoolExecutor(1, "endomatch-loader") as loader:
+            return loader.submit(load).result()
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Begin to match."""
