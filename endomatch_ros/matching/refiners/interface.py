@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from endomatch_ros.device import upload
 from endomatch_ros.matching.config import MatcherConfig
 from endomatch_ros.matching.features import FrameFeatures
 from endomatch_ros.matching.keypoints import sample
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from endomatch_ros.matching.coarse import CoarseMatches
     from endomatch_ros.models import MatcherNetwork
 
@@ -51,6 +54,11 @@ class Pair:
         """``(N, 2)`` source pixels of the reference to match: those given, else textured ones all over the view."""
         return sample(self.features0, self.config.max_keypoints)[0] if self.given is None else self.given
 
+    @cached_property
+    def start(self) -> Tensor:
+        """:attr:`points` on the model's device."""
+        return upload(self.points, self.features0.descriptors.device)
+
     def once(self, stage: str, make: Callable[[], _T]) -> _T:
         """What ``make`` gives, made once per pair for all that ask for it, and timed as ``stage``."""
         if stage not in self._made:
@@ -62,7 +70,7 @@ class Pair:
 
 @dataclass(frozen=True, eq=False)
 class Refined:
-    """What a refiner has found.
+    """What a refiner has found, on the model's device; the matcher copies it to the host, once.
 
     Attributes:
         points0: ``(N, 2)`` float32 source pixels of the reference.
@@ -71,9 +79,9 @@ class Refined:
         dropped: number of matches that were left out, by causes that the registry names.
     """
 
-    points0: NDArray[np.float32]
-    points1: NDArray[np.float32]
-    good: NDArray[np.bool_]
+    points0: Tensor
+    points1: Tensor
+    good: Tensor
     dropped: dict[str, int] = field(default_factory=dict)
 
 
@@ -106,5 +114,5 @@ class Check(Stage, Protocol):
     """Says which matches of a refiner can be believed."""
 
     @abstractmethod
-    def keep(self, pair: Pair, found: Refined) -> NDArray[np.bool_]:
-        """``(N,)`` bool, the matches to keep; it is not asked whether they are good."""
+    def keep(self, pair: Pair, found: Refined) -> Tensor:
+        """``(N,)`` bool on the model's device, the matches to keep; it is not asked whether they are good."""
