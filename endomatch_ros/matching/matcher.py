@@ -19,8 +19,10 @@ from endomatch_ros.matching import refiners
 from endomatch_ros.matching.coarse import descriptor_similarity, match_coarse
 from endomatch_ros.matching.config import MatcherConfig
 from endomatch_ros.matching.features import FrameFeatures
+from endomatch_ros.matching.graphs import PLAIN_CALLS
 from endomatch_ros.matching.interface import FrameStream, Reference
 from endomatch_ros.matching.preparation import Prepared, Roi, prepare, share_size
+from endomatch_ros.matching.refiners.engine import Engine, make_engine
 from endomatch_ros.matching.refiners.interface import Pair, Refined
 from endomatch_ros.matching.stream import StreamMatcher
 from endomatch_ros.matching.types import Matches
@@ -55,6 +57,7 @@ class Matcher:
         self._temperature = float(
             torch.exp(-network.log_scale_coarse if network.fine is None else -network.log_scale_fine)
         )
+        self._engines: dict[str, Engine] = {}  # by name, shared by matchers of other settings, as the network is
         self._use(config)
 
     @classmethod
@@ -112,6 +115,9 @@ class Matcher:
     def _use(self, config: MatcherConfig) -> None:
         """Take the settings, of a matcher that nobody else knows yet."""
         self._refiner, self._checks = refiners.build(config, self.network)
+        self._engine_name = config.engine_on(self.device.type)
+        if self._engine_name not in self._engines:
+            self._engines[self._engine_name] = make_engine(self._engine_name)
         self._config = config
 
     def match(
@@ -201,10 +207,10 @@ class Matcher:
                 matcher :attr:`keeps_points`, the result's ``track_ids`` are positions among them.
         """
         config, start = self.config, time.perf_counter()
-        fixed = config.engine_on(self.device.type) == "torch"
+        fixed = self._engine_name == "torch"
         with torch.inference_mode():
             coarse = match_coarse(features0, features1, config.similarity_threshold, fixed)
-        pair = Pair(self.network, config, features0, features1, coarse, points)
+        pair = Pair(self.network, config, features0, features1, coarse, self._engines[self._engine_name], points)
         matched = time.perf_counter()
         found = self._refiner.refine(pair)
         points0, points1, similarity, good, *rest = self._read(pair, found)
@@ -237,10 +243,11 @@ class Matcher:
         return points0, points1, read[:, 4].copy(), *(column > 0 for column in read[:, 5:].T)
 
     def warmup(self, size: tuple[int, int]) -> None:
-        """Run once on noise of ``size`` = ``(width, height)``, so that the first real frame is not the slow one."""
+        """Run on noise of ``size`` = ``(width, height)``, so that the first real frame is not the slow one."""
         noise = np.random.default_rng(0).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
         features = self.extract(noise)
-        self.match_features(features, features)
+        for _ in range(PLAIN_CALLS + 1 if self.device.type == "cuda" else 1):  # on a GPU until graphs are captured
+            self.match_features(features, features)
 
     def _forward(self, images: NDArray[np.uint8], views: NDArray[np.uint8]) -> Descriptors:
         """Descriptors of network images ``(B, H, W, 3)`` and their views ``(B, H, W)``."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from endomatch_ros.matching.coarse import CoarseMatches
+    from endomatch_ros.matching.refiners.engine import Engine
     from endomatch_ros.models import MatcherNetwork
 
 _T = TypeVar("_T")
@@ -36,6 +37,7 @@ class Pair:
         features0: the reference.
         features1: the current frame.
         coarse: their matches on the descriptor grid.
+        engine: finds flow in the images.
         given: ``(M, 2)`` points of the reference that shall be matched; None: :attr:`points` chooses them.
         seconds: what :meth:`once` has taken, by timing stage.
     """
@@ -45,6 +47,7 @@ class Pair:
     features0: FrameFeatures
     features1: FrameFeatures
     coarse: CoarseMatches
+    engine: Engine
     given: NDArray[np.float32] | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     _made: dict[str, object] = field(default_factory=dict)

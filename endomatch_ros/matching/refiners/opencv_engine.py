@@ -9,14 +9,20 @@ from torch import Tensor
 
 from endomatch_ros.matching.features import FrameFeatures
 from endomatch_ros.matching.refiners.dense_flow import dense_flow
+from endomatch_ros.matching.refiners.engine import Engine
 from endomatch_ros.matching.refiners.field import Field
 from endomatch_ros.matching.refiners.warping import warp_map
+
+
+def make() -> Engine:
+    """The engine, which keeps nothing."""
+    return residual_flows
 
 
 def residual_flows(
     features0: FrameFeatures, features1: FrameFeatures, field: Field, level: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What a field leaves over, there and back: as :class:`~.photometric.Engine` says."""
+    """What a field leaves over, there and back: as :data:`~endomatch_ros.matching.refiners.engine.Engine` says."""
     to = warp_map(field, features0.working, features1.working)
     maps = to.x.cpu().numpy(), to.y.cpu().numpy()
     warped = cv2.remap(features1.normalised, *maps, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)

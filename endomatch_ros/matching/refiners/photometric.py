@@ -7,12 +7,11 @@ reached from their neighbours. A forward–backward check, the size of the last 
 decide. Source points stay where they are: only targets move.
 
 Here is what does not depend on how flow is found: fields, limits and checks, on tensors whose shapes depend on sizes
-alone. An :class:`Engine` works on the images.
+alone. An engine works on the images.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from endomatch_ros.matching.coarse import CoarseMatches
 from endomatch_ros.matching.features import FrameFeatures, Window
-from endomatch_ros.matching.refiners import opencv_engine, torch_engine
+from endomatch_ros.matching.refiners.engine import Engine
 from endomatch_ros.matching.refiners.field import Field, bilinear, fit_field
 from endomatch_ros.matching.refiners.interface import Pair, Refined, Refiner
 
@@ -35,17 +34,6 @@ _TRACK_SIGMA = 1.5  # nodes; found points allow a field that bends more than coa
 _FIRST_LEVEL, _LAST_LEVEL = 2, 1  # halvings of the working copy at which the flow is found
 MIN_COARSE = 8  # fewer coarse matches than this say nothing about the motion
 
-Engine = Callable[[FrameFeatures, FrameFeatures, Field, int], tuple[Tensor, Tensor, Tensor]]
-"""Finds what a field leaves over: ``engine(features0, features1, field, level)``.
-
-The current frame's working copy is warped by the field towards the reference's; ``level`` is the finest one at which
-flow is found, in halvings. It gives the flow ``(2, h, w)`` float32 from the reference's copy to the warped one, in its
-pixels, the flow back, and ``(h, w)`` bool, where the current frame has pixels at all.
-"""
-
-
-ENGINES: dict[str, Engine] = {"opencv": opencv_engine.residual_flows, "torch": torch_engine.residual_flows}
-
 
 class Photometric(Refiner):
     """Sub-pixel targets of the pair's points, from the flow of the coarse matches on."""
@@ -59,8 +47,7 @@ def refined(pair: Pair, prior: Field | None = None) -> Refined:
     """Targets of the pair's points by :func:`refine`, from the field ``prior`` on."""
     with torch.inference_mode():
         frames, limit = (pair.features0, pair.features1), pair.config.forward_backward_px
-        engine = ENGINES[pair.config.engine_on(pair.start.device.type)]
-        return Refined(pair.start, *refine(*frames, pair.start, pair.coarse, limit, prior, engine))
+        return Refined(pair.start, *refine(*frames, pair.start, pair.coarse, limit, pair.engine, prior))
 
 
 def coarse_field(coarse: CoarseMatches, features: FrameFeatures) -> Field:
@@ -81,8 +68,8 @@ def refine(
     points: Tensor,
     coarse: CoarseMatches,
     forward_backward_px: float,
+    engine: Engine,
     prior: Field | None = None,
-    engine: Engine = opencv_engine.residual_flows,
 ) -> tuple[Tensor, Tensor]:
     """Targets of ``points`` in the current frame.
 
@@ -92,8 +79,8 @@ def refine(
         points: ``(N, 2)`` float32 source pixels of the reference.
         coarse: the coarse matches; with fewer than ``MIN_COARSE`` no target is good.
         forward_backward_px: largest distance of the way there and back, source pixels.
-        prior: the field to start from; None: that of the coarse matches.
         engine: how flow is found.
+        prior: the field to start from; None: that of the coarse matches.
 
     Returns:
         ``(N, 2)`` float32 targets in source pixels and ``(N,)`` bool, which of them passed all checks.

@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from endomatch_ros.device import upload
 from endomatch_ros.matching.features import FrameFeatures
+from endomatch_ros.matching.graphs import Graphs
 from endomatch_ros.matching.refiners.field import Field
 from endomatch_ros.matching.refiners.photometric_torch import flow_both_ways, grey_copy, normalise, warp
 from endomatch_ros.matching.refiners.warping import warp_map
@@ -15,13 +16,22 @@ from endomatch_ros.matching.refiners.warping import warp_map
 _LEVELS = 2  # the field has aligned the images before
 
 
-def residual_flows(
-    features0: FrameFeatures, features1: FrameFeatures, field: Field, level: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """What a field leaves over, there and back: as :class:`~.photometric.Engine` says."""
-    to = warp_map(field, features0.working, features1.working)
-    flows = _flows(normalised(features0), normalised(features1), to.x, to.y, level)
-    return flows[0], flows[1], to.inside
+class TorchEngine:
+    """An :data:`~endomatch_ros.matching.refiners.engine.Engine`; on a GPU it keeps CUDA graphs for sizes that recur."""
+
+    def __init__(self) -> None:
+        self.flows = Graphs(_flows)
+
+    def __call__(
+        self, features0: FrameFeatures, features1: FrameFeatures, field: Field, level: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What a field leaves over, there and back."""
+        to = warp_map(field, features0.working, features1.working)
+        there, back = self.flows(normalised(features0), normalised(features1), to.x, to.y, number=level)
+        return there, back, to.inside
+
+
+make = TorchEngine
 
 
 def normalised(features: FrameFeatures) -> Tensor:

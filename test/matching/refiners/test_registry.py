@@ -13,6 +13,7 @@ from endomatch_ros.matching import Matcher, MatcherConfig, StreamMatcher, refine
 from endomatch_ros.matching.coarse import match_coarse
 from endomatch_ros.matching.keypoints import detect
 from endomatch_ros.matching.refiners import CHECKS, REFINERS, Entry
+from endomatch_ros.matching.refiners.engine import make_engine
 from endomatch_ros.matching.refiners.interface import Pair, Refined
 from endomatch_ros.matching.view import lookup
 
@@ -37,7 +38,7 @@ def refine(matcher, frames, points=None, coarse=None):
     """The refiner's own answer, before the matcher selects from it."""
     refiner, _ = refiners.build(matcher.config, matcher.network)
     coarse = match_coarse(*frames, matcher.config.similarity_threshold) if coarse is None else coarse
-    pair = Pair(matcher.network, matcher.config, *frames, coarse, points)
+    pair = Pair(matcher.network, matcher.config, *frames, coarse, make_engine("opencv"), points)
     found = refiner.refine(pair)
     arrays = [part.cpu().numpy() for part in (found.points0, found.points1, found.good)]
     return refiner, pair, Refined(*arrays, found.dropped)
