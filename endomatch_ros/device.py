@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 from endomatch_ros.errors import ConfigError
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
 
 
 def resolve_device(device: str) -> str:
@@ -66,3 +68,20 @@ def multiplies_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
         return False
     known = {flag for line in lines if line.startswith(("flags", "Features")) for flag in line.split()}
     return bool(known & {"avx512_bf16", "amx_bf16", "bf16"})
+
+
+def upload(array: NDArray[np.generic], device: torch.device) -> torch.Tensor:
+    """A contiguous ``array`` as a tensor on ``device``; the host does not wait for a GPU, and may reuse the array."""
+    import torch
+
+    tensor = torch.from_numpy(array if array.flags.writeable else array.copy())
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+@lru_cache(maxsize=256)
+def constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """``(N,)`` a tensor with few values, made once: to copy them anew each time would make the host wait for a GPU."""
+    import torch
+
+    with torch.inference_mode(False):  # training shares them
+        return torch.tensor(values, dtype=dtype, device=device)

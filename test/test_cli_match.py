@@ -84,7 +84,14 @@ def test_every_setting_of_the_matcher_is_an_option(monkeypatch, pictures):
 
     monkeypatch.setattr(Matcher, "from_pretrained", remember)
     names = [field.name for field in fields(MatcherConfig)]
-    values = {"refinement": "none", "mask": "none", "half": False, "resolution": 320, "max_keypoints": 50}
+    values = {
+        "refinement": "none",
+        "mask": "none",
+        "half": False,
+        "engine": "torch",
+        "resolution": 320,
+        "max_keypoints": 50,
+    }
     wanted = {name: values.get(name, 0.25) for name in names}
     for threshold in ("--threshold", "--similarity-threshold"):
         options = []

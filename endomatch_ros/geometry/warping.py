@@ -11,6 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from endomatch_ros.device import constant
+
 Size = tuple[int, int]
 
 
@@ -31,7 +33,7 @@ def pixels_to_grid(pixels: Tensor, size: Size) -> Tensor:
 
     With that flag -1 and 1 are the outer edges of the border pixels; another choice would shift the image.
     """
-    return (2 * pixels + 1) / pixels.new_tensor(size) - 1
+    return (2 * pixels + 1) / constant(tuple(size), pixels.dtype, pixels.device) - 1
 
 
 def sample(features: Tensor, pixels: Tensor) -> Tensor:

@@ -53,6 +53,12 @@ class MatcherConfig:
         low=0.0,
         high=100.0,
     )
+    engine: Literal["auto", "opencv", "torch"] = setting(
+        "auto",
+        "What finds the flow of the refinement: opencv (on the CPU), torch (on the model's device) or auto (torch "
+        "where the model is on a GPU, else opencv).",
+        choices=("auto", "opencv", "torch"),
+    )
     mask: Literal["auto", "none"] = setting(
         "auto",
         "Where to match: auto (neither in the view's dark surround nor on saturated highlights) or none (everywhere).",
@@ -66,6 +72,12 @@ class MatcherConfig:
 
     def __post_init__(self) -> None:
         settings.check(self)
+
+    def engine_on(self, device: str) -> Literal["opencv", "torch"]:
+        """The engine for a model on a device of this type, ``cpu`` or ``cuda``."""
+        if self.engine == "auto":
+            return "torch" if device == "cuda" else "opencv"
+        return self.engine
 
     def changed(self, **changes: Scalar) -> MatcherConfig:
         """A copy with ``changes``; raises :class:`ConfigError` for unknown names and values out of range."""

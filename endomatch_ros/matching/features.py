@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from endomatch_ros.device import upload
+
 if TYPE_CHECKING:
     from torch import Tensor
+
+_T = TypeVar("_T")
 
 WORKING_SIDE = 512
 """Long side of the working copy in px: finer octaves of an endoscope's frames hold noise, blur and compression."""
@@ -82,6 +87,18 @@ class FrameFeatures:
     cell: float
     temperature: float
     tokens: Tensor
+    _made: dict[str, object] = field(default_factory=dict, init=False, repr=False)
+
+    def once(self, name: str, make: Callable[[], _T]) -> _T:
+        """What ``make`` gives, made once per frame for all pairs that it is part of."""
+        if name not in self._made:
+            self._made[name] = make()
+        return cast(_T, self._made[name])
+
+    @property
+    def usable_tensor(self) -> Tensor:
+        """``usable`` on the model's device."""
+        return self.once("usable", lambda: upload(self.usable, self.descriptors.device))
 
     @property
     def size(self) -> tuple[int, int]:

@@ -13,15 +13,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from endomatch_ros.device import half_type, resolve_device
+from endomatch_ros.device import half_type, resolve_device, upload
 from endomatch_ros.geometry.coverage import coverage
 from endomatch_ros.matching import refiners
 from endomatch_ros.matching.coarse import descriptor_similarity, match_coarse
 from endomatch_ros.matching.config import MatcherConfig
 from endomatch_ros.matching.features import FrameFeatures
+from endomatch_ros.matching.graphs import PLAIN_CALLS
 from endomatch_ros.matching.interface import FrameStream, Reference
 from endomatch_ros.matching.preparation import Prepared, Roi, prepare, share_size
-from endomatch_ros.matching.refiners.interface import Pair
+from endomatch_ros.matching.refiners.engine import Engine, make_engine
+from endomatch_ros.matching.refiners.interface import Pair, Refined
 from endomatch_ros.matching.stream import StreamMatcher
 from endomatch_ros.matching.types import Matches
 from endomatch_ros.models import Descriptors, MatcherNetwork, ModelInfo, load_model
@@ -51,6 +53,11 @@ class Matcher:
         if self.device.type == "cpu":
             _attend_plainly(self.network)
         self.info = replace(info, device=str(self.device))
+        # Read once: it would make the host wait for a GPU with every frame.
+        self._temperature = float(
+            torch.exp(-network.log_scale_coarse if network.fine is None else -network.log_scale_fine)
+        )
+        self._engines: dict[str, Engine] = {}  # by name, shared by matchers of other settings, as the network is
         self._use(config)
 
     @classmethod
@@ -108,6 +115,9 @@ class Matcher:
     def _use(self, config: MatcherConfig) -> None:
         """Take the settings, of a matcher that nobody else knows yet."""
         self._refiner, self._checks = refiners.build(config, self.network)
+        self._engine_name = config.engine_on(self.device.type)
+        if self._engine_name not in self._engines:
+            self._engines[self._engine_name] = make_engine(self._engine_name)
         self._config = config
 
     def match(
@@ -173,8 +183,7 @@ class Matcher:
         return [found[index] for index in range(len(frames))]
 
     def _features(self, frame: Prepared, maps: Descriptors, position: int) -> FrameFeatures:
-        network, descriptors = self.network, maps.finest[position].float()
-        log_scale = network.log_scale_coarse if network.fine is None else network.log_scale_fine
+        descriptors = maps.finest[position].float()
         return FrameFeatures(
             image=frame.image,
             usable=frame.usable,
@@ -182,7 +191,7 @@ class Matcher:
             window=frame.window,
             descriptors=descriptors,
             cell=frame.window.net_width / descriptors.shape[-1],
-            temperature=float(torch.exp(-log_scale)),
+            temperature=self._temperature,
             tokens=maps.coarse[position].float(),
         )
 
@@ -198,44 +207,54 @@ class Matcher:
                 matcher :attr:`keeps_points`, the result's ``track_ids`` are positions among them.
         """
         config, start = self.config, time.perf_counter()
+        fixed = self._engine_name == "torch"
         with torch.inference_mode():
-            coarse = match_coarse(features0, features1, config.similarity_threshold)
-        pair = Pair(self.network, config, features0, features1, coarse, points)
+            coarse = match_coarse(features0, features1, config.similarity_threshold, fixed)
+        pair = Pair(self.network, config, features0, features1, coarse, self._engines[self._engine_name], points)
         matched = time.perf_counter()
         found = self._refiner.refine(pair)
-        with torch.inference_mode():
-            similarity = descriptor_similarity(features0, features1, found.points0, found.points1)
-        good, dropped = found.good & (similarity >= config.similarity_threshold), dict(found.dropped)
-        for name, check in self._checks.items():
-            right = check.keep(pair, found)
+        points0, points1, similarity, good, *rest = self._read(pair, found)
+        good, dropped = good & (similarity >= config.similarity_threshold), dict(found.dropped)
+        for name, right in zip(self._checks, rest, strict=True):
             good, dropped[name] = good & right, int((good & ~right).sum())
         keep = np.flatnonzero(good)
         refined = time.perf_counter() - matched - sum(pair.seconds.values())
         seconds = {"matching": matched - start, "refinement": refined, **pair.seconds}
         return Matches(
-            keypoints0=found.points0[keep],
-            keypoints1=found.points1[keep],
+            keypoints0=points0[keep],
+            keypoints1=points1[keep],
             similarity=similarity[keep],
             track_ids=keep.astype(np.uint32),
             size0=features0.size,
             size1=features1.size,
-            coverage=coverage(found.points0[keep], features0.view),
+            coverage=coverage(points0[keep], features0.view),
             timings={stage: 1e3 * took for stage, took in seconds.items()},
             dropped=dropped,
         )
 
+    def _read(self, pair: Pair, found: Refined) -> tuple[NDArray[Any], ...]:
+        """Points 0 and 1, similarity, good, and what each check keeps, by one copy to the host."""
+        with torch.inference_mode():
+            similarity = descriptor_similarity(pair.features0, pair.features1, found.points0, found.points1)
+            flags = [found.good, *(check.keep(pair, found) for check in self._checks.values())]
+            columns = [found.points0, found.points1, similarity[:, None], torch.stack(flags, 1).float()]
+            read = torch.cat(columns, 1).cpu().numpy()
+        points0, points1 = (np.ascontiguousarray(read[:, k : k + 2]) for k in (0, 2))
+        return points0, points1, read[:, 4].copy(), *(column > 0 for column in read[:, 5:].T)
+
     def warmup(self, size: tuple[int, int]) -> None:
-        """Run once on noise of ``size`` = ``(width, height)``, so that the first real frame is not the slow one."""
+        """Run on noise of ``size`` = ``(width, height)``, so that the first real frame is not the slow one."""
         noise = np.random.default_rng(0).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
         features = self.extract(noise)
-        self.match_features(features, features)
+        for _ in range(PLAIN_CALLS + 1 if self.device.type == "cuda" else 1):  # on a GPU until graphs are captured
+            self.match_features(features, features)
 
     def _forward(self, images: NDArray[np.uint8], views: NDArray[np.uint8]) -> Descriptors:
         """Descriptors of network images ``(B, H, W, 3)`` and their views ``(B, H, W)``."""
         with torch.inference_mode():
             # Channels last, as the images come: convolutions and the matching after them are faster for it.
-            tensor = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float() / 255.0
-            weights = torch.from_numpy(views).to(self.device)[:, None].float()
+            tensor = upload(images, self.device).permute(0, 3, 1, 2).float() / 255.0
+            weights = upload(views, self.device)[:, None].float()
             half = half_type(self.device.type) if self.config.half else None
             with torch.autocast(self.device.type, half, enabled=half is not None):
                 maps: Descriptors = self.network(tensor, weights)

@@ -52,6 +52,34 @@ def mutual_matches(
     return cells0[mutual], cells1[target[mutual]], similarity[mutual]
 
 
+def mutual_cells(
+    map0: Tensor, map1: Tensor, valid0: Tensor, valid1: Tensor, tolerance: int = 0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As :func:`mutual_matches`, in shapes that depend on sizes alone, so that the host need not wait for a GPU.
+
+    Returns:
+        For every cell of map 0 its nearest valid neighbour in map 1, ``(h·w,)`` flat cell indices, their ``(h·w,)``
+        similarity, and ``(h·w,)`` bool, which of the cells have one that is mutual.
+    """
+    rows0, rows1 = map0.flatten(1).T, map1.flatten(1).T
+    similarity, target = _nearest(rows0, rows1, valid1.flatten())
+    returned = _nearest(rows1, rows0, valid0.flatten())[1][target]
+    here, width = torch.arange(len(rows0), device=map0.device), map0.shape[-1]
+    across = (returned % width - here % width).abs()
+    down = (returned.div(width, rounding_mode="floor") - here.div(width, rounding_mode="floor")).abs()
+    mutual = (torch.maximum(across, down) <= tolerance) & valid0.flatten() & (similarity > -torch.inf)
+    return target, similarity, mutual
+
+
+def _nearest(queries: Tensor, keys: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """``(N,)`` largest products of queries ``(N, C)`` with the ``valid`` keys ``(M, C)``, −inf for none, and where."""
+    rows = max(1, _CHUNK // len(keys))
+    bias = torch.zeros_like(keys[:, 0]).masked_fill(~valid, -torch.inf)
+    parts = [(part @ keys.T + bias).max(dim=1) for part in torch.split(queries, rows)]
+    values, indices = (torch.cat(found) for found in zip(*parts, strict=True))
+    return values, indices
+
+
 def locate(anchors: Tensor, features: Tensor, corners: Tensor, reach: int, temperature: float) -> Tensor:
     """Where in a small window of a map each anchor fits best, to a fraction of a cell.
 

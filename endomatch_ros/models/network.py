@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from endomatch_ros.device import constant
 from endomatch_ros.errors import ConfigError, ImageError
 from endomatch_ros.models.adapter import Adapter
 from endomatch_ros.models.backbones.interface import Backbone, Tokens
@@ -122,9 +123,8 @@ class MatcherNetwork(nn.Module):
         """Network input from RGB in 0…1 ``(B, 3, H, W)`` and the view ``(B, 1, H, W)``; outside the view 0."""
         if self.config.normalisation == "standardise":
             return standardise(image, view)
-        mean = image.new_tensor(_IMAGENET_MEAN)[:, None, None]
-        std = image.new_tensor(_IMAGENET_STD)[:, None, None]
-        return (image - mean) / std * view
+        mean, std = (constant(part, image.dtype, image.device) for part in (_IMAGENET_MEAN, _IMAGENET_STD))
+        return (image - mean[:, None, None]) / std[:, None, None] * view
 
     def forward(self, image: Tensor, view: Tensor | None = None) -> Descriptors:
         """Descriptors of RGB images in 0…1.

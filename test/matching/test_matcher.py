@@ -10,6 +10,7 @@ from endomatch_ros.data.synthetic import SceneConfig, SyntheticEndoscope
 from endomatch_ros.errors import CheckpointError, ConfigError, ImageError
 from endomatch_ros.matching import Matcher, MatcherConfig, StreamMatcher
 from endomatch_ros.matching.keypoints import detect, thin
+from endomatch_ros.matching.refiners.engine import make_engine
 from endomatch_ros.matching.refiners.photometric import refine
 from endomatch_ros.models import PRESETS, MatcherNetwork, ModelInfo
 from endomatch_ros.models.backbones.registry import build_backbone
@@ -206,7 +207,9 @@ def test_refinement_moves_targets_only_and_finds_the_true_warp(matcher, frames):
     target = grid @ matrix[:, :2].T + matrix[:, 2] + rng.normal(0, a.cell_px / 2, (900, 2))
     target[:180] += rng.normal(0, 40, (180, 2))
     copy = points.copy()
-    found, good = (part.numpy() for part in refine(a, b, tensor(points), coarse_matches(grid, target), 1.0))
+    device, coarse = matcher.device, coarse_matches(grid, target, matcher.device)
+    engine = make_engine(matcher.config.engine_on(device.type))
+    found, good = (part.cpu().numpy() for part in refine(a, b, tensor(points).to(device), coarse, 1.0, engine))
     assert np.array_equal(points, copy)
     error = np.linalg.norm(found - (points @ matrix[:, :2].T + matrix[:, 2]), axis=1)
     assert good.mean() > 0.7

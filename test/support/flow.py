@@ -20,9 +20,9 @@ def at(field: Field, points):
     return field.at(tensor(points)).cpu().numpy()
 
 
-def coarse_matches(points0, points1):
+def coarse_matches(points0, points1, device="cpu"):
     """Coarse matches of similarity 1."""
-    return CoarseMatches(tensor(points0), tensor(points1), torch.ones(len(points0)))
+    return CoarseMatches(*(part.to(device) for part in (tensor(points0), tensor(points1), torch.ones(len(points0)))))
 
 
 def tensor(values):

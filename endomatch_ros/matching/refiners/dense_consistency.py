@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
+from torch import Tensor
 
 from endomatch_ros.matching.features import FrameFeatures
 from endomatch_ros.matching.refiners.dense_field import head_field, missing_head
@@ -20,19 +19,13 @@ class DenseConsistency(Check):
         """A head, if the network has none."""
         return missing_head(network)
 
-    def keep(self, pair: Pair, found: Refined) -> NDArray[np.bool_]:
+    def keep(self, pair: Pair, found: Refined) -> Tensor:
         """``(N,)`` bool, the matches whose displacement is near the field's."""
         limit = pair.config.dense_consistency_cells
         return consistent(head_field(pair), pair.features0, found.points0, found.points1, limit)
 
 
-def consistent(
-    field: Field,
-    features0: FrameFeatures,
-    points0: NDArray[np.floating],
-    points1: NDArray[np.floating],
-    cells: float,
-) -> NDArray[np.bool_]:
+def consistent(field: Field, features0: FrameFeatures, points0: Tensor, points1: Tensor, cells: float) -> Tensor:
     """Matches ``(N,)`` bool whose displacement is within ``cells`` descriptor cells of the field's.
 
     Args:
@@ -42,10 +35,10 @@ def consistent(
         points1: ``(N, 2)`` their partners, source pixels of the current frame.
         cells: the limit.
     """
-    origin = np.array([features0.window.x, features0.window.y])
-    expected = field.at(torch.from_numpy(points0 - origin).to(field.nodes)).cpu().numpy()
-    apart = np.linalg.norm(points1 - points0 - expected, axis=1)
-    return np.asarray(apart <= cells * features0.cell_px)
+    window = features0.window
+    local = torch.stack([points0[:, 0] - window.x, points0[:, 1] - window.y], 1)
+    apart = (points1 - points0 - field.at(local)).square().sum(1).sqrt()
+    return apart <= cells * features0.cell_px
 
 
 STAGE: Check = DenseConsistency()

@@ -78,11 +78,19 @@ def fit_field(
     for k in range(max(1, iterations)):
         # Wide first, then narrow: an early narrow fit would believe a cluster of wrong matches.
         reach = sigma * (2.0 if k < iterations // 2 else 1.0)
-        moments = layers.new_zeros((rows * columns, layers.shape[1])).index_add_(0, bins, robust[:, None] * layers)
+        moments = _sums(robust[:, None] * layers, bins, rows * columns)
         field = Field(_nodes(moments.T.reshape(-1, rows, columns), reach) + mean[:, None, None], size)
         residual = (flow - field.at(points)).square().sum(1).sqrt()
         robust = prior / (1.0 + (residual / tolerance) ** 2) ** 2
     return field, residual
+
+
+def _sums(values: Tensor, bins: Tensor, count: int) -> Tensor:
+    """``(count, C)`` sums of ``values`` ``(N, C)`` by their bins ``(N,)``, in the same order each time."""
+    sums = values.new_zeros((count, values.shape[1]))
+    if values.is_cuda:  # index_add_ would add in any order there
+        return sums.index_put_((bins,), values, accumulate=True)
+    return sums.index_add_(0, bins, values)
 
 
 def bilinear(grid: Tensor, places: Tensor, size: tuple[float, float]) -> Tensor:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
+import torch
 
 from endomatch_ros.matching.refiners.interface import Pair, Refined, Refiner
-from endomatch_ros.matching.view import lookup
+from endomatch_ros.matching.refiners.photometric import usable_at
 
 
 class Grid(Refiner):
@@ -16,12 +16,12 @@ class Grid(Refiner):
 
     def refine(self, pair: Pair) -> Refined:
         """The most similar coarse matches, up to ``max_keypoints``, in their order."""
-        coarse = pair.coarse
-        similarity, *points = (part.cpu().numpy() for part in (coarse.similarity, coarse.points0, coarse.points1))
-        order = np.sort(np.argsort(-similarity, kind="stable")[: pair.config.max_keypoints])
-        points0, points1 = (part[order] for part in points)
-        usable = lookup(pair.features0.usable, points0) & lookup(pair.features1.usable, points1)
-        return Refined(points0, points1, usable)
+        with torch.inference_mode():
+            coarse = pair.coarse.compact()
+            best = coarse.similarity.argsort(descending=True, stable=True)[: pair.config.max_keypoints].sort().values
+            points0, points1 = coarse.points0[best], coarse.points1[best]
+            usable = usable_at(pair.features0, points0) & usable_at(pair.features1, points1)
+            return Refined(points0, points1, usable)
 
 
 STAGE: Refiner = Grid()

@@ -12,12 +12,16 @@ from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from endomatch_ros.device import upload
 from endomatch_ros.matching.config import MatcherConfig
 from endomatch_ros.matching.features import FrameFeatures
 from endomatch_ros.matching.keypoints import sample
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from endomatch_ros.matching.coarse import CoarseMatches
+    from endomatch_ros.matching.refiners.engine import Engine
     from endomatch_ros.models import MatcherNetwork
 
 _T = TypeVar("_T")
@@ -33,6 +37,7 @@ class Pair:
         features0: the reference.
         features1: the current frame.
         coarse: their matches on the descriptor grid.
+        engine: finds flow in the images.
         given: ``(M, 2)`` points of the reference that shall be matched; None: :attr:`points` chooses them.
         seconds: what :meth:`once` has taken, by timing stage.
     """
@@ -42,6 +47,7 @@ class Pair:
     features0: FrameFeatures
     features1: FrameFeatures
     coarse: CoarseMatches
+    engine: Engine
     given: NDArray[np.float32] | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     _made: dict[str, object] = field(default_factory=dict)
@@ -50,6 +56,11 @@ class Pair:
     def points(self) -> NDArray[np.float32]:
         """``(N, 2)`` source pixels of the reference to match: those given, else textured ones all over the view."""
         return sample(self.features0, self.config.max_keypoints)[0] if self.given is None else self.given
+
+    @cached_property
+    def start(self) -> Tensor:
+        """:attr:`points` on the model's device."""
+        return upload(self.points, self.features0.descriptors.device)
 
     def once(self, stage: str, make: Callable[[], _T]) -> _T:
         """What ``make`` gives, made once per pair for all that ask for it, and timed as ``stage``."""
@@ -62,7 +73,7 @@ class Pair:
 
 @dataclass(frozen=True, eq=False)
 class Refined:
-    """What a refiner has found.
+    """What a refiner has found, on the model's device; the matcher copies it to the host, once.
 
     Attributes:
         points0: ``(N, 2)`` float32 source pixels of the reference.
@@ -71,9 +82,9 @@ class Refined:
         dropped: number of matches that were left out, by causes that the registry names.
     """
 
-    points0: NDArray[np.float32]
-    points1: NDArray[np.float32]
-    good: NDArray[np.bool_]
+    points0: Tensor
+    points1: Tensor
+    good: Tensor
     dropped: dict[str, int] = field(default_factory=dict)
 
 
@@ -106,5 +117,5 @@ class Check(Stage, Protocol):
     """Says which matches of a refiner can be believed."""
 
     @abstractmethod
-    def keep(self, pair: Pair, found: Refined) -> NDArray[np.bool_]:
-        """``(N,)`` bool, the matches to keep; it is not asked whether they are good."""
+    def keep(self, pair: Pair, found: Refined) -> Tensor:
+        """``(N,)`` bool on the model's device, the matches to keep; it is not asked whether they are good."""

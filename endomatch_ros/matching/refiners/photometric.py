@@ -7,12 +7,11 @@ reached from their neighbours. A forward–backward check, the size of the last 
 decide. Source points stay where they are: only targets move.
 
 Here is what does not depend on how flow is found: fields, limits and checks, on tensors whose shapes depend on sizes
-alone. An :class:`Engine` works on the images.
+alone. An engine works on the images.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -20,9 +19,9 @@ from torch import Tensor
 
 from endomatch_ros.matching.coarse import CoarseMatches
 from endomatch_ros.matching.features import FrameFeatures, Window
+from endomatch_ros.matching.refiners.engine import Engine
 from endomatch_ros.matching.refiners.field import Field, bilinear, fit_field
 from endomatch_ros.matching.refiners.interface import Pair, Refined, Refiner
-from endomatch_ros.matching.refiners.opencv_engine import residual_flows
 
 # Chosen on validation frames. In descriptor cells: the coarse flow is right to a fraction of one, the corrected flow to
 # a smaller one; a larger correction is a jump to similar texture.
@@ -34,14 +33,6 @@ _TRACK_WEIGHT = 4.0  # of a point found in the first pass, against a coarse matc
 _TRACK_SIGMA = 1.5  # nodes; found points allow a field that bends more than coarse matches do
 _FIRST_LEVEL, _LAST_LEVEL = 2, 1  # halvings of the working copy at which the flow is found
 MIN_COARSE = 8  # fewer coarse matches than this say nothing about the motion
-
-Engine = Callable[[FrameFeatures, FrameFeatures, Field, int], tuple[Tensor, Tensor, Tensor]]
-"""Finds what a field leaves over: ``engine(features0, features1, field, level)``.
-
-The current frame's working copy is warped by the field towards the reference's; ``level`` is the finest one at which
-flow is found, in halvings. It gives the flow ``(2, h, w)`` float32 from the reference's copy to the warped one, in its
-pixels, the flow back, and ``(h, w)`` bool, where the current frame has pixels at all.
-"""
 
 
 class Photometric(Refiner):
@@ -55,10 +46,8 @@ class Photometric(Refiner):
 def refined(pair: Pair, prior: Field | None = None) -> Refined:
     """Targets of the pair's points by :func:`refine`, from the field ``prior`` on."""
     with torch.inference_mode():
-        points = torch.from_numpy(pair.points).to(pair.features0.descriptors.device)
-        limit = pair.config.forward_backward_px
-        targets, good = refine(pair.features0, pair.features1, points, pair.coarse, limit, prior)
-        return Refined(pair.points, targets.cpu().numpy(), good.cpu().numpy())
+        frames, limit = (pair.features0, pair.features1), pair.config.forward_backward_px
+        return Refined(pair.start, *refine(*frames, pair.start, pair.coarse, limit, pair.engine, prior))
 
 
 def coarse_field(coarse: CoarseMatches, features: FrameFeatures) -> Field:
@@ -69,6 +58,7 @@ def coarse_field(coarse: CoarseMatches, features: FrameFeatures) -> Field:
         (features.window.width, features.window.height),
         2 * features.cell_px,
         tolerance=features.cell_px,
+        weights=coarse.weight,
     )[0]
 
 
@@ -78,8 +68,8 @@ def refine(
     points: Tensor,
     coarse: CoarseMatches,
     forward_backward_px: float,
+    engine: Engine,
     prior: Field | None = None,
-    engine: Engine = residual_flows,
 ) -> tuple[Tensor, Tensor]:
     """Targets of ``points`` in the current frame.
 
@@ -87,10 +77,10 @@ def refine(
         features0: the reference frame, in which ``points`` lie.
         features1: the current frame.
         points: ``(N, 2)`` float32 source pixels of the reference.
-        coarse: the coarse matches, at least ``MIN_COARSE``.
+        coarse: the coarse matches; with fewer than ``MIN_COARSE`` no target is good.
         forward_backward_px: largest distance of the way there and back, source pixels.
-        prior: the field to start from; None: that of the coarse matches.
         engine: how flow is found.
+        prior: the field to start from; None: that of the coarse matches.
 
     Returns:
         ``(N, 2)`` float32 targets in source pixels and ``(N,)`` bool, which of them passed all checks.
@@ -105,7 +95,7 @@ def refine(
     limit = min(forward_backward_px, _WORKING_FORWARD_BACKWARD / float(features0.working.scale.min()))
     good = last.within(limit, _LARGEST_LAST * features0.cell_px)
     good &= usable_at(features1, last.targets)
-    return last.targets, _agree(points, last.targets, good, features0)
+    return last.targets, _agree(points, last.targets, good, features0) & coarse.enough(MIN_COARSE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,7 +161,7 @@ def _corrected(coarse: CoarseMatches, points: Tensor, targets: Tensor, good: Ten
         2 * features.cell_px,
         sigma=_TRACK_SIGMA,
         tolerance=0.5 * features.cell_px,
-        weights=torch.cat([_TRACK_WEIGHT * good, torch.ones_like(coarse.similarity)]),
+        weights=torch.cat([_TRACK_WEIGHT * good, coarse.weights]),
     )[0]
 
 
@@ -182,14 +172,21 @@ def _agree(points: Tensor, targets: Tensor, good: Tensor, features: FrameFeature
     spacing = max(size) / 24.0
     residual = fit_field(_local(points, window), flow, size, spacing, sigma=1.5, tolerance=2.0, weights=good)[1]
     # Neighbours differ more where the motion is larger: parallax and deformation grow with it.
-    typical = residual.masked_fill(~good, torch.nan).nanmedian()
+    typical = _median(residual, good)
     limit = (3.0 * typical).clamp_min(3.0) + 0.1 * flow.square().sum(1).sqrt()
     return good & (residual < limit) & (good.sum() >= MIN_COARSE)
 
 
+def _median(values: Tensor, chosen: Tensor) -> Tensor:
+    """The lower median of the ``chosen`` values ``(N,)``; NaN for none. ``nanmedian`` makes the host wait for a GPU."""
+    ordered = values.masked_fill(~chosen, torch.nan).sort().values  # NaN to the end
+    middle = ((chosen.sum() - 1) // 2).clamp_min(0)
+    return ordered.gather(0, middle[None])[0]
+
+
 def usable_at(features: FrameFeatures, points: Tensor) -> Tensor:
     """``(N,)`` bool: the nearest pixels of source points ``(N, 2)`` may be matched; False outside the image."""
-    return _at_nearest(torch.from_numpy(features.usable).to(points.device), points[:, 0], points[:, 1])
+    return _at_nearest(features.usable_tensor, points[:, 0], points[:, 1])
 
 
 def _at_nearest(mask: Tensor, x: Tensor, y: Tensor) -> Tensor:

@@ -49,7 +49,7 @@ def knows(flow, cell_px=CELL_PX):
         assert current.coarse.shape == reference.coarse.shape
         rows, columns = np.mgrid[:h, :w] + 0.5
         moved = flow(np.stack([columns.ravel(), rows.ravel()], 1) * cell_px - 0.5) / cell_px
-        field = torch.from_numpy(moved[:, ::-1].T.reshape(1, 2, h, w).astype(np.float32))
+        field = torch.from_numpy(moved[:, ::-1].T.reshape(1, 2, h, w).astype(np.float32)).to(reference.finest.device)
         return Matching(torch.zeros(1, 2, 3), field, field, field)
 
     return register
@@ -126,11 +126,11 @@ def test_an_untrained_head_says_that_nothing_moves(matcher, tissue):
     assert field.nodes.abs().max() < 1e-4
 
 
-def useless(*_):
+def useless(reference, *_):
     """Coarse matches at random."""
     rng = np.random.default_rng(2)
     spread = rng.uniform(0, [WIDTH, HEIGHT], (2, 400, 2))
-    return coarse_matches(*spread)
+    return coarse_matches(*spread, reference.descriptors.device)
 
 
 def test_the_prior_is_the_heads_field_and_not_the_coarse_matches(matcher, tissue, monkeypatch):
@@ -164,8 +164,8 @@ def test_the_check_drops_what_was_planted_and_nothing_else():
     planted = np.arange(500) % 3 == 0
     off = np.where(planted, rng.uniform(1.55, 9, 500), rng.uniform(0, 1.45, 500))[:, None] * 8
     flow = np.stack([10 + 0.05 * (points[:, 0] - 12), np.zeros(500)], 1)
-    kept = consistent(field, frame, points, points + flow + off * direction, 1.5)
-    assert np.array_equal(kept, ~planted)
+    kept = consistent(field, frame, tensor(points), tensor(points + flow + off * direction), 1.5)
+    assert np.array_equal(kept.numpy(), ~planted)
 
 
 @pytest.mark.parametrize("refinement", REFINERS)

@@ -13,6 +13,7 @@ from endomatch_ros.matching.features import FrameFeatures, Window
 from endomatch_ros.matching.keypoints import detect
 from endomatch_ros.matching.refiners.dense_flow import dense_flow
 from endomatch_ros.matching.refiners.field import bilinear
+from endomatch_ros.matching.refiners.opencv_engine import residual_flows
 from endomatch_ros.matching.refiners.photometric import _agree, _Followed, refine
 
 RNG = np.random.default_rng(11)
@@ -96,7 +97,7 @@ def pair():
 def errors(pair, coarse, limit=1.0):
     features, _, truth = pair
     points = detect(features[0], 1500)
-    targets, good = (part.numpy() for part in refine(*features, tensor(points), coarse, limit))
+    targets, good = (part.numpy() for part in refine(*features, tensor(points), coarse, limit, residual_flows))
     expected, visible = truth(points)
     return np.linalg.norm(targets - expected, axis=1)[good & visible], int(good.sum()), int(visible.sum())
 
@@ -152,7 +153,7 @@ def test_a_zoomed_texture_with_shifted_coarse_matches_against_the_closed_form():
     points = RNG.uniform(80, 320, (300, 2)).astype(np.float32)
     # All coarse matches are off: what the flow finds must be added where it was found, not where it started.
     coarse = coarse_matches(grid, grid @ zoom[:, :2].T + zoom[:, 2] + [4, -3])
-    targets, good = (part.numpy() for part in refine(*frames, tensor(points), coarse, 1.0))
+    targets, good = (part.numpy() for part in refine(*frames, tensor(points), coarse, 1.0, residual_flows))
     error = np.linalg.norm(targets - (points @ zoom[:, :2].T + zoom[:, 2]), axis=1)[good]
     assert good.mean() > 0.9
     assert np.median(error) < 0.25
@@ -164,7 +165,7 @@ def test_points_of_another_scene_are_refused(pair):
     other = SyntheticEndoscope(SceneConfig(seed=10020, kind="tunnel", width=640, height=512)).render(0.3)
     strange = Matcher.from_pretrained("embedded", device="cpu").extract(other.image, other.mask)
     points = detect(features[0], 1500)
-    _, good = refine(features[0], strange, tensor(points), coarse, 1.0)
+    _, good = refine(features[0], strange, tensor(points), coarse, 1.0, residual_flows)
     assert good.float().mean() < 0.1
 
 
@@ -172,7 +173,7 @@ def test_too_few_coarse_matches_give_nothing(pair):
     features, coarse, _ = pair
     points = detect(features[0], 100)
     few = CoarseMatches(coarse.points0[:5], coarse.points1[:5], coarse.similarity[:5])
-    targets, good = refine(*features, tensor(points), few, 1.0)
+    targets, good = refine(*features, tensor(points), few, 1.0, residual_flows)
     assert not good.any()
     assert torch.equal(targets, tensor(points))
 

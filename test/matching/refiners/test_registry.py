@@ -13,7 +13,8 @@ from endomatch_ros.matching import Matcher, MatcherConfig, StreamMatcher, refine
 from endomatch_ros.matching.coarse import match_coarse
 from endomatch_ros.matching.keypoints import detect
 from endomatch_ros.matching.refiners import CHECKS, REFINERS, Entry
-from endomatch_ros.matching.refiners.interface import Pair
+from endomatch_ros.matching.refiners.engine import make_engine
+from endomatch_ros.matching.refiners.interface import Pair, Refined
 from endomatch_ros.matching.view import lookup
 
 
@@ -37,8 +38,10 @@ def refine(matcher, frames, points=None, coarse=None):
     """The refiner's own answer, before the matcher selects from it."""
     refiner, _ = refiners.build(matcher.config, matcher.network)
     coarse = match_coarse(*frames, matcher.config.similarity_threshold) if coarse is None else coarse
-    pair = Pair(matcher.network, matcher.config, *frames, coarse, points)
-    return refiner, pair, refiner.refine(pair)
+    pair = Pair(matcher.network, matcher.config, *frames, coarse, make_engine("opencv"), points)
+    found = refiner.refine(pair)
+    arrays = [part.cpu().numpy() for part in (found.points0, found.points1, found.good)]
+    return refiner, pair, Refined(*arrays, found.dropped)
 
 
 @pytest.fixture(params=list(REFINERS))
@@ -175,7 +178,7 @@ def test_the_registry_is_light_and_names_what_there_is():
 TOY = '''
 """A refiner that takes everything to be at rest."""
 
-import numpy as np
+import torch
 
 from endomatch_ros.matching.refiners.interface import Pair, Refined, Refiner
 
@@ -185,7 +188,7 @@ class Still(Refiner):
 
     def refine(self, pair: Pair) -> Refined:
         counted = pair.once("resting", lambda: len(pair.points))
-        return Refined(pair.points, pair.points.copy(), np.ones(counted, bool), {"asleep": 3})
+        return Refined(pair.start, pair.start.clone(), torch.ones(counted, dtype=torch.bool), {"asleep": 3})
 
 
 STAGE: Refiner = Still()
