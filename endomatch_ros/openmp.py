@@ -1,4 +1,4 @@
-"""How PyTorch's threads wait for each other, to be set before a process loads PyTorch."""
+"""How many threads PyTorch has and how they wait for each other, to be set before a process loads PyTorch."""
 
 from __future__ import annotations
 
@@ -15,11 +15,15 @@ WAITING = {"GOMP_SPINCOUNT": "1000"}
 _CHOICES = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME"}
 
 
-def prepare(environment: MutableMapping[str, str] = os.environ) -> None:
+def prepare(environment: MutableMapping[str, str] = os.environ, live: bool = False) -> None:
     """Put :data:`WAITING` into ``environment``, unless the user has chosen there.
 
     Args:
         environment: changed in place; of this process before it loads PyTorch, or for one to be started.
+        live: the process works beside others that never rest, a camera's driver at least: PyTorch gets half of the
+            cores (``OMP_NUM_THREADS``, unless that is set). A share of work whose core is taken keeps the others waiting.
     """
     if not _CHOICES & environment.keys():
         environment.update(WAITING)
+    if live:
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // 2)))

@@ -102,10 +102,10 @@ class EndomatchNode(LifecycleNode):
         return super().on_configure(state)
 
     def _loaded(self, settings: parameters.Settings) -> FrameMatcher:
-        """The matcher, warmed up. On a thread that ends again, and with it the helpers that OpenMP gives each thread:
+        """The matcher, warmed up.
 
-        where there are more of them than cores, those of the worker no longer wait for each other but sleep, and a
-        frame takes half as long again.
+        On a thread that ends again, and with it the helpers that OpenMP gives each thread: where there are more of them
+        than cores, those of the worker sleep instead of waiting for each other, and a frame takes half as long again.
         """
 
         def load() -> FrameMatcher:
@@ -256,7 +256,7 @@ def main(args: list[str] | None = None) -> int:
     Returns:
         0 after a clean end, 2 after a command line or an initial parameter that is wrong.
     """
-    openmp.prepare()
+    openmp.prepare(live=True)
     try:
         with until_told(args) as stack:
             node = EndomatchNode()

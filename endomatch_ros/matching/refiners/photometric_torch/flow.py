@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from endomatch_ros.matching.refiners.dense_flow import fixed_points
 from endomatch_ros.matching.refiners.photometric_torch.inverse_search import densify, search
 from endomatch_ros.matching.refiners.photometric_torch.pyramid import levels
 from endomatch_ros.matching.refiners.photometric_torch.variational import Effort, refined
 
-_FINE = Effort(fixed_points=5, sweeps=5)  # OpenCV's, at all levels
+_SWEEPS = 5  # OpenCV's, at all levels
 _COARSE = Effort(fixed_points=2, sweeps=3)  # what is left over the next level finds: more gave no other matches
 
 
@@ -33,7 +34,8 @@ def flow_both_ways(image0: Tensor, image1: Tensor, finest: int, count: int | Non
     start = picture.new_zeros(2, 2, *plan[0].patches)
     for level, finer, picture in zip(plan, plan[1:], pictures, strict=False):
         start = level.at_patches(_level_flow(picture, start, _COARSE), finer)
-    return plan[-1].enlarged(_level_flow(pictures[-1], start, _FINE), height, width, plan[-1].halvings)
+    flow = _level_flow(pictures[-1], start, Effort(fixed_points(finest), _SWEEPS))
+    return plan[-1].enlarged(flow, height, width, plan[-1].halvings)
 
 
 def _level_flow(pictures: Tensor, start: Tensor, effort: Effort) -> Tensor:
