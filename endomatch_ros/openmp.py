@@ -20,8 +20,8 @@ def prepare(environment: MutableMapping[str, str] = os.environ, live: bool = Fal
 
     Args:
         environment: changed in place; of this process before it loads PyTorch, or for one to be started.
-        live: the process works beside others that never rest, a camera's driver at least: PyTorch gets half of the
-            cores (``OMP_NUM_THREADS``, unless that is set). A share of work whose core is taken keeps the others waiting.
+        live: the process works beside others that never rest, a camera's driver at least. PyTorch then gets half of the
+            cores, unless ``OMP_NUM_THREADS`` is set: a share of work whose core is taken keeps the others waiting.
     """
     if not _CHOICES & environment.keys():
         environment.update(WAITING)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar, cast
 
 import cv2
@@ -110,36 +109,59 @@ class FrameFeatures:
         """Side of a descriptor cell in source pixels."""
         return float(self.cell / self.window.scale.min())
 
-    @cached_property
+    @property
     def working(self) -> Window:
         """The window with the size of its working copy, whose pixels are cells of 1: where texture is compared."""
-        w, scale = self.window, WORKING_SIDE / max(self.window.width, self.window.height)
-        width, height = (max(_LEAST_WORKING_SIDE, round(side * scale)) for side in (w.width, w.height))
-        return replace(w, net_width=width, net_height=height)
+        return self.working_copy.window
 
-    @cached_property
+    @property
     def normalised(self) -> NDArray[np.uint8]:
-        """The working copy in grey with local mean and contrast removed, uint8 ``(net_height, net_width)`` of it.
+        """The working copy in grey with local mean and contrast removed, uint8 ``(net_height, net_width)`` of it."""
+        return self.working_copy.normalised
+
+    @property
+    def usable_copy(self) -> NDArray[np.bool_]:
+        """``usable`` on the working copy."""
+        return self.working_copy.usable
+
+    @property
+    def working_copy(self) -> WorkingCopy:
+        """The frame at the size at which texture is compared."""
+        return self.once("working copy", lambda: WorkingCopy.of(self.image, self.usable, self.window))
+
+
+@dataclass(frozen=True)
+class WorkingCopy:
+    """A frame at the size at which texture is compared.
+
+    Attributes:
+        window: of the frame; its network size is the copy's.
+        usable: ``(net_height, net_width)`` bool.
+        normalised: ``(net_height, net_width)`` uint8, grey with local mean and contrast removed.
+    """
+
+    window: Window
+    usable: NDArray[np.bool_]
+    normalised: NDArray[np.uint8]
+
+    @classmethod
+    def of(cls, image: NDArray[np.uint8], usable: NDArray[np.bool_], window: Window) -> WorkingCopy:
+        """Made from an RGB uint8 image ``(H, W, 3)`` and what of it is usable ``(H, W)``.
 
         A light that moves with the camera changes brightness and contrast everywhere; structure stays. Only usable
         pixels count: the rim of the view and highlights do not move with the tissue, and would hold points back.
         """
-        w = self.working
-        size = w.net_width, w.net_height
-        grey = cv2.cvtColor(np.ascontiguousarray(self.image[w.area]), cv2.COLOR_RGB2GRAY)
-        smaller = cv2.INTER_AREA if w.net_width < w.width else cv2.INTER_LINEAR
-        # Noise below the scale of tissue texture would be blown up with it.
+        scale = WORKING_SIDE / max(window.width, window.height)
+        width, height = (max(_LEAST_WORKING_SIDE, round(side * scale)) for side in (window.width, window.height))
+        size = width, height
+        grey = cv2.cvtColor(np.ascontiguousarray(image[window.area]), cv2.COLOR_RGB2GRAY)
+        smaller = cv2.INTER_AREA if width < window.width else cv2.INTER_LINEAR
         levels = np.asarray(cv2.resize(grey, size, interpolation=smaller), np.float32)
-        return normalise(
-            np.asarray(cv2.GaussianBlur(levels, (0, 0), 0.5), np.float32), self.usable_copy.astype(np.float32)
-        )
-
-    @cached_property
-    def usable_copy(self) -> NDArray[np.bool_]:
-        """``usable`` on the working copy."""
-        w = self.working
-        part = self.usable[w.area].view(np.uint8)
-        return cv2.resize(part, (w.net_width, w.net_height), interpolation=cv2.INTER_NEAREST).view(bool)
+        # Noise below the scale of tissue texture would be blown up with it.
+        smooth = np.asarray(cv2.GaussianBlur(levels, (0, 0), 0.5), np.float32)
+        part = cv2.resize(usable[window.area].view(np.uint8), size, interpolation=cv2.INTER_NEAREST)
+        kept = replace(window, net_width=width, net_height=height)
+        return cls(kept, part.view(bool), normalise(smooth, part.astype(np.float32)))
 
 
 def normalise(levels: NDArray[np.float32], weight: NDArray[np.float32]) -> NDArray[np.uint8]:

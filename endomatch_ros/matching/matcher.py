@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import fields, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from endomatch_ros.geometry.coverage import coverage
 from endomatch_ros.matching import refiners
 from endomatch_ros.matching.coarse import descriptor_similarity, match_coarse
 from endomatch_ros.matching.config import MatcherConfig
-from endomatch_ros.matching.features import FrameFeatures
+from endomatch_ros.matching.features import FrameFeatures, WorkingCopy
 from endomatch_ros.matching.graphs import PLAIN_CALLS
 from endomatch_ros.matching.interface import FrameStream, Reference
 from endomatch_ros.matching.preparation import Prepared, Roi, prepare, share_size
@@ -176,10 +177,15 @@ class Matcher:
         frames = share_size(frames)
         inputs = [frame.network_input for frame in frames]
         found: dict[int, FrameFeatures] = {}
-        for shape in {image.shape for image, _ in inputs}:
-            batch = [index for index, (image, _) in enumerate(inputs) if image.shape == shape]
-            maps = self._forward(*(np.stack(part) for part in zip(*(inputs[i] for i in batch), strict=True)))
-            found |= {i: self._features(frames[i], maps, position) for position, i in enumerate(batch)}
+        # What is looked at beside the network is made beside it: a network has a core to spare, or a GPU of its own.
+        with ThreadPoolExecutor(1, "endomatch-copies") as beside:
+            copies = [beside.submit(WorkingCopy.of, frame.image, frame.usable, frame.window) for frame in frames]
+            for shape in {image.shape for image, _ in inputs}:
+                batch = [index for index, (image, _) in enumerate(inputs) if image.shape == shape]
+                maps = self._forward(*(np.stack(part) for part in zip(*(inputs[i] for i in batch), strict=True)))
+                found |= {i: self._features(frames[i], maps, position) for position, i in enumerate(batch)}
+        for index, copied in enumerate(copies):
+            found[index].once("working copy", copied.result)
         return [found[index] for index in range(len(frames))]
 
     def _features(self, frame: Prepared, maps: Descriptors, position: int) -> FrameFeatures:
