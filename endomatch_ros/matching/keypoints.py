@@ -10,6 +10,7 @@ from endomatch_ros.matching.features import FrameFeatures
 from endomatch_ros.matching.view import lookup
 
 _QUALITY = 0.005  # of the strongest corner's response
+_NEAREST_PX = 3.5  # of the image: points closer than this say the same
 
 
 def sample(
@@ -75,4 +76,4 @@ def thin(features: FrameFeatures, points: NDArray[np.floating], total: int) -> N
 
 def _spacing(features: FrameFeatures, total: int) -> float:
     """Distance in source pixels at which some four times ``total`` points fit the view: corners do not lie evenly."""
-    return max(3.0, 0.5 * float(np.sqrt(np.count_nonzero(features.usable) / max(1, total))))
+    return max(_NEAREST_PX, 0.5 * float(np.sqrt(np.count_nonzero(features.usable) / max(1, total))))
