@@ -97,7 +97,7 @@ def parts(args: argparse.Namespace) -> dict[str, tuple[float, list[str]]]:
 
 def run(command: list[str], seconds: float, log: Path) -> str:
     """Run a command and whatever it starts, its words in ``log``; what went wrong with its last words, or nothing."""
-    if seconds < 5:
+    if seconds < 1:
         return "no time was left"
     with log.open("w") as out:
         process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)

@@ -15,7 +15,7 @@ from rich.status import Status
 
 from endomatch_ros import __version__
 from endomatch_ros.bench.machine import machine
-from endomatch_ros.bench.matcher import measure_matcher
+from endomatch_ros.bench.matcher import measure_matcher, push_all
 from endomatch_ros.bench.node import measure_node
 from endomatch_ros.bench.report import print_report, write_report
 from endomatch_ros.bench.scaling import measure_cameras, measure_points
@@ -26,6 +26,7 @@ from endomatch_ros.evaluation.methods.interface import NamedMethod
 from endomatch_ros.evaluation.methods.registry import named_methods
 from endomatch_ros.evaluation.options import chosen_settings, load_matcher
 from endomatch_ros.matching import Matcher
+from endomatch_ros.matching.graphs import PLAIN_CALLS
 
 _QUICK_GRID = (256, 512), (1000, 6000)
 
@@ -49,6 +50,8 @@ def run_bench(args: argparse.Namespace) -> dict[str, Any]:
     with console.status("preparing frames") as status:
         stream = _stream(args, status)
         matcher.warmup(stream.size)
+        if matcher.device.type == "cuda":  # graphs are captured for views as they come
+            push_all(matcher, stream.images[: PLAIN_CALLS + 2])
         report = _about(args, matcher, stream)
         for part, measure in _MEASURES.items():
             if part in args.only:

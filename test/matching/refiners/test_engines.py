@@ -71,7 +71,7 @@ def test_matches_in_fixed_shapes_are_those_that_are_found_one_by_one(frames):
         assert torch.allclose(getattr(fixed.compact(), name), getattr(found, name), atol=1e-3)
 
 
-@pytest.mark.parametrize("size", [(96, 80), (320, 256), (300, 700)])
+@pytest.mark.parametrize("size", [(96, 80), (300, 700)])
 def test_small_and_high_images_do_not_upset_the_torch_engine(matchers, size):
     image = tissue()
     image = np.tile(image, (3, 3, 1))[: size[1], : size[0]]
