@@ -8,9 +8,9 @@ from collections.abc import MutableMapping
 WAITING = {"GOMP_SPINCOUNT": "1000"}
 """Rounds that a thread waits busily, some hundredths of a millisecond, before it sleeps."""
 # By itself GNU's OpenMP waits for 300000 rounds, milliseconds: where another process has the core of the thread that is
-# waited for, each of a frame's hundreds of waits takes as long. Median of StreamMatcher.push, 640x512, two cores, in
-# ms, alone and beside one busy process: 300000 rounds 245 and 490 to 1770, 30000 245 and 660, 10000 250 and 470, 1000
-# 255 and 395, OMP_WAIT_POLICY=passive 255 and 390, a single thread 330 and 370.
+# waited for, each of a frame's hundreds of waits takes as long. Median of StreamMatcher.push, 1280x1024, two cores, in
+# ms, alone and beside another busy process: 300000 rounds 75 and up to 1500, 1000 rounds 69 and 160,
+# OMP_WAIT_POLICY=passive 121 alone, a single thread (of PyTorch's, OpenCV with two) 76 and 97.
 
 _CHOICES = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME"}
 
