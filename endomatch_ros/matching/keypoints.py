@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from endomatch_ros.matching.features import FrameFeatures
 from endomatch_ros.matching.view import lookup
 
-_QUALITY = 0.005  # of the strongest corner's response
+_QUALITY = 0.003  # of the strongest corner's response
 _NEAREST_PX = 3.5  # of the image: points closer than this say the same
 
 
