@@ -170,7 +170,7 @@ def operating_point(path):
 
 
 def test_sources_of_different_image_sizes_train_and_validate_together(config, trained):
-    data = TrainingData(config, 512)
+    data = TrainingData(config, load_checkpoint(trained).config.resolution)
     data.setup("fit")
     sizes = {tuple(batch["image0"].shape[2:]) for batch in data.val_dataloader()}
     assert sizes == {(256, 320), (96, 128)}
@@ -206,7 +206,7 @@ def test_the_threshold_is_that_of_the_best_weights_also_in_a_run_resumed_at_its_
     assert f"similarity threshold {after['threshold']:.2f}: precision " in capsys.readouterr().out
     assert "validation from 10000" in json.loads(read_metadata(trained)["notes"])["data"]
 
-    data = TrainingData(config, 512)
+    data = TrainingData(config, load_checkpoint(trained).config.resolution)
     data.setup("validate")
     module = MatcherModule(load_checkpoint(trained), config.optimiser, 1, config.objective.make())
     again = choose_operating_point(module, data.val_dataloader(), torch.device("cpu"))
