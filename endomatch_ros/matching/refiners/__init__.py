@@ -30,6 +30,7 @@ class Entry:
         stages: timing stages of its own that it may report, beside ``refinement``.
         drops: causes of its own under which it may leave matches out; a check's name is one in any case.
         setting: the matcher's setting that chooses it: a refiner by name, a check by a number above 0.
+        loads: further modules that it may load by name.
     """
 
     module: str
@@ -37,14 +38,17 @@ class Entry:
     stages: tuple[str, ...] = ()
     drops: tuple[str, ...] = ()
     setting: str = "refinement"
+    loads: tuple[str, ...] = ()
 
 
+_ENGINES = tuple(f"{__name__}.{name}_engine" for name in ("opencv", "torch"))
 REFINERS: dict[str, Entry] = {
-    "photometric": Entry(f"{__name__}.photometric", "from the smooth flow of the coarse matches"),
+    "photometric": Entry(f"{__name__}.photometric", "from the smooth flow of the coarse matches", loads=_ENGINES),
     "dense": Entry(
         f"{__name__}.dense",
         "the same, started from the field of the model's head; for models that have one",
         stages=("dense",),
+        loads=_ENGINES,
     ),
     "none": Entry(f"{__name__}.grid", "the network's own grid, accurate to about half a cell"),
 }
@@ -82,7 +86,8 @@ def timing_stages() -> tuple[str, ...]:
 
 def modules(config: MatcherConfig) -> list[str]:
     """Where the refiner and the checks are that these settings use."""
-    return [REFINERS[config.refinement].module, *(CHECKS[name].module for name in _active(config))]
+    entries = [REFINERS[config.refinement], *(CHECKS[name] for name in _active(config))]
+    return [module for entry in entries for module in (entry.module, *entry.loads)]
 
 
 def build(config: MatcherConfig, network: MatcherNetwork) -> tuple[Refiner, dict[str, Check]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from endomatch_ros.matching.refiners.interface import Pair, Refined, Refiner
-from endomatch_ros.matching.refiners.photometric import usable_at
+from endomatch_ros.matching.refiners.masks import usable_at
 
 
 class Grid(Refiner):

@@ -22,6 +22,7 @@ from endomatch_ros.matching.features import FrameFeatures, Window
 from endomatch_ros.matching.refiners.engine import Engine
 from endomatch_ros.matching.refiners.field import Field, bilinear, fit_field
 from endomatch_ros.matching.refiners.interface import Pair, Refined, Refiner
+from endomatch_ros.matching.refiners.masks import at_nearest, usable_at
 
 # Chosen on validation frames. In descriptor cells: the coarse flow is right to a fraction of one, the corrected flow to
 # a smaller one; a larger correction is a jump to similar texture.
@@ -141,7 +142,7 @@ class _Search:
             targets=torch.stack([found[:, 0] + window.x, found[:, 1] + window.y], 1) + field.at(found),
             there_and_back=returned.square().sum(1).sqrt(),
             correction=step.square().sum(1).sqrt(),
-            inside=_at_nearest(inside, x, y),
+            inside=at_nearest(inside, x, y),
         )
 
     def _sampled(self, flow: Tensor, places: Tensor) -> Tensor:
@@ -182,20 +183,6 @@ def _median(values: Tensor, chosen: Tensor) -> Tensor:
     ordered = values.masked_fill(~chosen, torch.nan).sort().values  # NaN to the end
     middle = ((chosen.sum() - 1) // 2).clamp_min(0)
     return ordered.gather(0, middle[None])[0]
-
-
-def usable_at(features: FrameFeatures, points: Tensor) -> Tensor:
-    """``(N,)`` bool: the nearest pixels of source points ``(N, 2)`` may be matched; False outside the image."""
-    return _at_nearest(features.usable_tensor, points[:, 0], points[:, 1])
-
-
-def _at_nearest(mask: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """``mask`` ``(h, w)`` at the nearest pixels; False outside and where a coordinate is not finite."""
-    height, width = mask.shape
-    column, row = (torch.nan_to_num(c.round(), nan=-1.0, posinf=-1.0, neginf=-1.0) for c in (x, y))
-    inside = (column >= 0) & (row >= 0) & (column < width) & (row < height)
-    index = row.clamp(0, height - 1).long() * width + column.clamp(0, width - 1).long()
-    return inside & mask.flatten()[index]
 
 
 def _local(points: Tensor, window: Window) -> Tensor:

@@ -67,6 +67,7 @@ def test_settings_reach_the_matcher(tmp_path: Path) -> None:
         "max_keypoints": 123,
         "refinement": "none",
         "forward_backward_px": 1.5,
+        "engine": "torch",
         "dense_consistency_cells": 2.5,
         "mask": "none",
         "half": False,
@@ -306,10 +307,16 @@ def test_identity_follows_every_line_of_code_that_matters(copied: Path) -> None:
         file.write_bytes(before)
         return changed
 
-    for path in ("matching/matcher", "matching/refiners/interface", "models/network", "models/__init__"):
+    for path in (
+        "matching/matcher",
+        "matching/refiners/interface",
+        "matching/refiners/field",
+        "models/network",
+        "models/__init__",
+    ):
         assert edited(f"{path}.py") == (True, True, False), path
     # A refiner counts where it is used.
-    for path in ("photometric", "field", "dense_flow", "opencv_engine"):
+    for path in ("photometric", "dense_flow", "opencv_engine", "torch_engine", "photometric_torch/flow"):
         assert edited(f"matching/refiners/{path}.py") == (True, False, False), path
     assert edited("matching/refiners/grid.py") == (False, True, False)
     assert edited("matching/refiners/dense.py") == edited("ros/node.py") == (False, False, False)
