@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from endomatch_ros.matching.refiners.photometric_torch.constants import holding
+from endomatch_ros.matching.refiners.constants import holding
 
 PLAIN_CALLS = 2
 """With these shapes before a graph is captured: they make what is made once, and tell whether the shapes come again."""

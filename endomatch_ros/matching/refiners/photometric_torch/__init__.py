@@ -6,7 +6,7 @@ are float32 grey levels from 0 to 255, positions ``(x, y)`` in pixels, pixel cen
 autocast: half precision would round grey levels.
 """
 
-from endomatch_ros.matching.refiners.photometric_torch.constants import holding
+from endomatch_ros.matching.refiners.constants import holding
 from endomatch_ros.matching.refiners.photometric_torch.corners import cell_maxima, min_eigenvalue
 from endomatch_ros.matching.refiners.photometric_torch.flow import flow_both_ways
 from endomatch_ros.matching.refiners.photometric_torch.normalisation import normalise

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from endomatch_ros.matching.refiners.photometric_torch.constants import constant, remembered
+from endomatch_ros.matching.refiners.constants import constant, remembered
 from endomatch_ros.matching.refiners.photometric_torch.gradients import sobel
 from endomatch_ros.matching.refiners.photometric_torch.pyramid import PATCH, STRIDE
 from endomatch_ros.matching.refiners.photometric_torch.resampling import sample_units, unit_scale

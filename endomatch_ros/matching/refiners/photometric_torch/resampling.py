@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from endomatch_ros.matching.refiners.photometric_torch.constants import constant, remembered
+from endomatch_ros.matching.refiners.constants import constant, remembered
 
 _LUMA = (4899 / 16384, 9617 / 16384, 1868 / 16384)  # OpenCV's whole numbers for red, green and blue
 

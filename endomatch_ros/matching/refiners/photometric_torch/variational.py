@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from endomatch_ros.matching.refiners.photometric_torch.constants import constant, remembered
+from endomatch_ros.matching.refiners.constants import constant, remembered
 from endomatch_ros.matching.refiners.photometric_torch.gradients import differences
 from endomatch_ros.matching.refiners.photometric_torch.resampling import sample_grid
 
