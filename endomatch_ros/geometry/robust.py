@@ -103,8 +103,7 @@ def recover_relative_pose(
     if estimate.essential is None:
         return None
     # Evenly from the list: which of four poses it is shows in far fewer matches than there are.
-    chosen = np.flatnonzero(estimate.inliers)
-    chosen = chosen[:: max(1, -(-len(chosen) // _CHEIRALITY))]
+    chosen = evenly(estimate.inliers, _CHEIRALITY)
     rays0, rays1 = camera.rays(np.asarray(points0)[chosen]), camera.rays(np.asarray(points1)[chosen])
     # A large depth limit: distant points count too, the default of 50 baselines would drop slow motion altogether.
     front, rotation, translation, _, _ = cv2.recoverPose(
@@ -119,6 +118,12 @@ def recover_relative_pose(
     pose = np.eye(4)
     pose[:3, :3], pose[:3, 3] = rotation, translation.ravel() / np.linalg.norm(translation)
     return pose
+
+
+def evenly(which: NDArray[np.bool_], most: int) -> NDArray[np.intp]:
+    """Positions of what is True in ``(N,)``; where that is more than ``most``, every k-th of them."""
+    chosen = np.flatnonzero(which)
+    return chosen[:: max(1, -(-len(chosen) // most))]
 
 
 def _magsac(

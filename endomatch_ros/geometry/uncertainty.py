@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from endomatch_ros.geometry.camera import Camera
+from endomatch_ros.geometry.robust import evenly
 
 Array = NDArray[np.float64]
 
@@ -188,8 +189,7 @@ def _rays(
     points0: NDArray[np.floating], points1: NDArray[np.floating], camera: Camera, inliers: NDArray[np.bool_]
 ) -> tuple[Array, Array]:
     """Rays of at most ``_MOST`` inliers, evenly from the list, without those that cannot be undistorted."""
-    chosen = np.flatnonzero(inliers)
-    chosen = chosen[:: max(1, -(-len(chosen) // _MOST))]
+    chosen = evenly(inliers, _MOST)
     rays0, rays1 = camera.rays(np.asarray(points0)[chosen]), camera.rays(np.asarray(points1)[chosen])
     known = np.isfinite(rays0[:, 0]) & np.isfinite(rays1[:, 0])
     return rays0[known], rays1[known]

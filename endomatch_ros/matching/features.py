@@ -21,9 +21,14 @@ WORKING_SIDE = 512
 """Long side of the working copy in px: finer octaves of an endoscope's frames hold noise, blur and compression."""
 
 _LEAST_WORKING_SIDE = 16
-_NORMALISATION_SHARE = 0.045  # side of the local normalisation's window, as a share of the view's long side
-_CONTRAST_FLOOR = 4.0  # 8-bit levels added to the deviation, so that noise on flat tissue is not blown up
-_GAIN = 40.0  # 8-bit levels per local deviation, in the image whose flow the refinement follows
+NORMALISATION_SHARE = 0.045
+"""Side of the local normalisation's window, as a share of the view's long side."""
+CONTRAST_FLOOR = 4.0
+"""8-bit levels added to the deviation, so that noise on flat tissue is not blown up."""
+GAIN = 40.0
+"""8-bit levels per local deviation, in the image whose flow the refinement follows."""
+SMOOTHING = 0.5
+"""Sigma of the blur before, px of the working copy: finer noise would be blown up with tissue texture."""
 
 
 @dataclass(frozen=True)
@@ -157,8 +162,7 @@ class WorkingCopy:
         grey = cv2.cvtColor(np.ascontiguousarray(image[window.area]), cv2.COLOR_RGB2GRAY)
         smaller = cv2.INTER_AREA if width < window.width else cv2.INTER_LINEAR
         levels = np.asarray(cv2.resize(grey, size, interpolation=smaller), np.float32)
-        # Noise below the scale of tissue texture would be blown up with it.
-        smooth = np.asarray(cv2.GaussianBlur(levels, (0, 0), 0.5), np.float32)
+        smooth = np.asarray(cv2.GaussianBlur(levels, (0, 0), SMOOTHING), np.float32)
         part = cv2.resize(usable[window.area].view(np.uint8), size, interpolation=cv2.INTER_NEAREST)
         kept = replace(window, net_width=width, net_height=height)
         return cls(kept, part.view(bool), normalise(smooth, part.astype(np.float32)))
@@ -166,12 +170,12 @@ class WorkingCopy:
 
 def normalise(levels: NDArray[np.float32], weight: NDArray[np.float32]) -> NDArray[np.uint8]:
     """A grey image ``(h, w)`` of 8-bit levels without local mean and contrast; both of what has ``weight`` 1, not 0."""
-    side = 2 * round(_NORMALISATION_SHARE * max(levels.shape) / 2) + 1
+    side = 2 * round(NORMALISATION_SHARE * max(levels.shape) / 2) + 1
     box = (side, side)
     grey = weight * levels
     total = 1.0 / np.maximum(cv2.boxFilter(weight, -1, box), 1e-3)
     mean = cv2.boxFilter(grey, -1, box) * total
     variance = cv2.sqrBoxFilter(grey, cv2.CV_32F, box) * total - mean * mean
     deviation = cv2.sqrt(np.maximum(variance, 0.0))
-    contrast = (grey - mean) * (_GAIN * weight / (deviation + _CONTRAST_FLOOR))
+    contrast = (grey - mean) * (GAIN * weight / (deviation + CONTRAST_FLOOR))
     return np.asarray(cv2.convertScaleAbs(np.maximum(contrast + 128.0, 0.0)), np.uint8)

@@ -7,14 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from endomatch_ros.matching.features import CONTRAST_FLOOR, GAIN, NORMALISATION_SHARE, SMOOTHING
 from endomatch_ros.matching.refiners.constants import constant, remembered
 from endomatch_ros.matching.refiners.photometric_torch.gradients import mirrored
 from endomatch_ros.matching.refiners.photometric_torch.resampling import weigh
-
-_SHARE = 0.045  # side of the window, as a share of the picture's long side
-_CONTRAST_FLOOR = 4.0  # grey levels added to the deviation, so that noise on flat tissue is not blown up
-_GAIN = 40.0  # grey levels per local deviation
-_SIGMA = 0.5  # px, of the blur that takes the noise below the scale of tissue texture
 
 
 def normalise(grey: Tensor, usable: Tensor) -> Tensor:
@@ -30,13 +26,13 @@ def normalise(grey: Tensor, usable: Tensor) -> Tensor:
     height, width = grey.shape
     weight = usable.float()
     levels = weigh(grey, *_blur(height, width, grey.device)) * weight
-    side = 2 * round(_SHARE * max(height, width) / 2) + 1
+    side = 2 * round(NORMALISATION_SHARE * max(height, width) / 2) + 1
     total, mean, square = _box(torch.stack([weight, levels, levels * levels]), side).unbind(0)
     total = total.clamp(min=1e-3)
     mean = mean / total
     deviation = (square / total - mean * mean).clamp_(min=0.0).sqrt_()
-    contrast = weight * (levels - mean) / (deviation + _CONTRAST_FLOOR)
-    return (contrast * _GAIN + 128.5).clamp_(0.0, 255.0).floor_()
+    contrast = weight * (levels - mean) / (deviation + CONTRAST_FLOOR)
+    return (contrast * GAIN + 128.5).clamp_(0.0, 255.0).floor_()
 
 
 def _box(images: Tensor, side: int) -> Tensor:
@@ -48,8 +44,8 @@ def _box(images: Tensor, side: int) -> Tensor:
 @remembered
 def _blur(height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Matrices of a Gaussian blur, mirrored at the border."""
-    reach = round(4 * _SIGMA)
-    taps = np.exp(-0.5 * (np.arange(-reach, reach + 1) / _SIGMA) ** 2)
+    reach = round(4 * SMOOTHING)
+    taps = np.exp(-0.5 * (np.arange(-reach, reach + 1) / SMOOTHING) ** 2)
     taps /= taps.sum()
     matrices = []
     for size in (height, width):
